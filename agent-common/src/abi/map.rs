@@ -1,0 +1,84 @@
+//! Values of the maps that user space reads or writes.
+
+use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
+
+/// What of a connection is captured.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[repr(u8)]
+pub enum PolicyKind {
+    /// First bytes of each direction, until somebody knows the protocol.
+    Detect = 0,
+    /// Message heads: after each message start up to `limit` bytes of head, then only counts.
+    Heads = 1,
+    /// The first `limit` bytes of every segment.
+    Segments = 2,
+    /// HTTP/2: heads of frames, DATA payload skipped.
+    Frames = 3,
+    /// Nothing: ciphertext, unknown binary, traffic of the agent itself.
+    Ignore = 4,
+}
+
+impl PolicyKind {
+    /// The policy with this number; unknown numbers are [`PolicyKind::Ignore`].
+    #[must_use]
+    pub const fn from_u8(value: u8) -> Self {
+        match value {
+            0 => Self::Detect,
+            1 => Self::Heads,
+            2 => Self::Segments,
+            3 => Self::Frames,
+            _ => Self::Ignore,
+        }
+    }
+}
+
+/// Value of `POLICIES` (key: connection id, u64). Written by user space only.
+#[derive(Clone, Copy, Debug, Default, FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[repr(C)]
+pub struct Policy {
+    /// A [`PolicyKind`].
+    pub kind: u32,
+    /// Bytes per message head or per segment.
+    pub limit: u32,
+}
+
+/// What user space has decided about a process. Two bits per thread group id in `SELECTION`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[repr(u8)]
+pub enum Verdict {
+    /// Not examined: the global `SELECT_UNKNOWN` decides (1 when no process selector is configured).
+    Unknown = 0,
+    /// Traced.
+    Selected = 1,
+    /// Not traced.
+    Ignored = 2,
+    /// The agent itself: not traced, and its connections are marked untraced for their receivers.
+    Own = 3,
+}
+
+/// Bits per process in `SELECTION`.
+pub const VERDICT_BITS: u32 = 2;
+
+/// `SELECTION` is an array of u64: PID_MAX_LIMIT (2^22, include/linux/threads.h) times two bits. 1 MiB.
+pub const SELECTION_WORDS: u32 = (1 << 22) * VERDICT_BITS / 64;
+
+/// Entries of `LIVE`, the array through which user space asks for live positions.
+pub const LIVE_BATCH: u32 = 64;
+
+/// Value of `LIVE`: user space writes `socket` and `connection`, runs the program `live_positions`, and reads the rest.
+#[derive(Clone, Copy, Debug, Default, FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[repr(C)]
+pub struct LiveRequest {
+    /// Key in `SOCKETS` ([`Open::socket`](super::Open::socket)); 0 ends the batch.
+    pub socket: u64,
+    /// The connection the asker means; another one at that socket answers `found = 0`.
+    pub connection: u64,
+    /// 1 when the connection still exists, else 0 and nothing below is valid.
+    pub found: u64,
+    /// Bytes accepted from the process so far.
+    pub sent: super::StreamState,
+    /// Bytes read by the process so far.
+    pub received: super::StreamState,
+}
+
+const _: () = assert!(size_of::<LiveRequest>() == 88 && size_of::<Policy>() == 8);
