@@ -1,3 +1,7 @@
 //! Pure decisions on bytes. The kernel takes them, the host tests them, and user space calls the same functions where it must agree.
 //!
 //! Input: bytes that may be cut anywhere. Output: values. Nothing here allocates, panics or loops without a constant bound.
+
+pub mod sampling;
+pub mod traceparent;
+pub mod tracestate;
