@@ -5,6 +5,7 @@
 
 pub mod event;
 pub mod export;
+pub mod kernel;
 pub mod process;
 pub mod span;
 pub mod telemetry;
