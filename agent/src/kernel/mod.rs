@@ -4,4 +4,7 @@
 //! Nothing here loads a program; what only loading can tell is tried by `probe`.
 
 pub mod btf;
+pub mod features;
 pub mod offsets;
+pub mod quirks;
+pub mod version;
