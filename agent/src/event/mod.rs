@@ -3,6 +3,10 @@
 //! Input: raw records. Output: typed events that borrow from them, and the other things that the pipeline consumes ([`Input`]), so that a
 //! recording can feed it exactly as a live kernel does. Nothing here interprets payload.
 
+pub mod clock;
+pub mod decode;
+pub mod recording;
+
 use agent_common::abi;
 
 use crate::process::ProcessFacts;
