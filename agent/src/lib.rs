@@ -6,6 +6,7 @@
 pub mod event;
 pub mod export;
 pub mod kernel;
+pub mod probe;
 pub mod process;
 pub mod span;
 pub mod telemetry;
