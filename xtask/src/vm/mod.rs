@@ -10,7 +10,10 @@ use std::{
     os::unix::process::{CommandExt as _, ExitStatusExt as _},
     path::{Path, PathBuf},
     process::{Child, Command, ExitStatus, Stdio},
-    sync::atomic::{AtomicU32, Ordering},
+    sync::{
+        Mutex,
+        atomic::{AtomicU32, AtomicUsize, Ordering},
+    },
     thread,
     time::{Duration, Instant},
 };
@@ -210,6 +213,30 @@ impl<'a> Vm<'a> {
     }
 }
 
+/// Runs a job for each item, two at a time: as many machines as two processors carry. Results are in the items' order.
+pub(crate) fn two_at_a_time<T: Sync, R: Send>(items: &[T], job: impl Fn(&T) -> R + Sync) -> Vec<R> {
+    let next = AtomicUsize::new(0);
+    let results: Mutex<Vec<(usize, R)>> = Mutex::new(Vec::new());
+    thread::scope(|threads| {
+        for _ in 0..2 {
+            threads.spawn(|| {
+                loop {
+                    let index = next.fetch_add(1, Ordering::Relaxed);
+                    let Some(item) = items.get(index) else { break };
+                    let result = job(item);
+                    results
+                        .lock()
+                        .expect("no job panics with the lock")
+                        .push((index, result));
+                }
+            });
+        }
+    });
+    let mut results = results.into_inner().expect("no job panics with the lock");
+    results.sort_by_key(|(index, _)| *index);
+    results.into_iter().map(|(_, result)| result).collect()
+}
+
 /// A folder for one boot: script, QEMU wrapper and exit code. Removed at the end.
 struct RunFolder {
     path: PathBuf,
@@ -219,9 +246,9 @@ impl RunFolder {
     fn new() -> Result<Self> {
         static NEXT: AtomicU32 = AtomicU32::new(0);
         let number = NEXT.fetch_add(1, Ordering::Relaxed);
-        let path = paths::target()
-            .join("vm")
-            .join(format!("{}-{number}", std::process::id()));
+        let parent = paths::target().join("vm");
+        remove_abandoned(&parent);
+        let path = parent.join(format!("{}-{number}", std::process::id()));
         fs::create_dir_all(&path).with_context(|| format!("cannot make {}", path.display()))?;
         Ok(Self {
             path: path.canonicalize()?,
@@ -233,6 +260,17 @@ impl Drop for RunFolder {
     fn drop(&mut self) {
         // What stays behind is small and lies in the target folder.
         let _ = fs::remove_dir_all(&self.path);
+    }
+}
+
+/// Removes the folders of runs that were ended by force.
+fn remove_abandoned(parent: &Path) {
+    for entry in fs::read_dir(parent).into_iter().flatten().flatten() {
+        let name = entry.file_name().to_string_lossy().into_owned();
+        let owner = name.split('-').next().unwrap_or_default();
+        if !Path::new("/proc").join(owner).exists() {
+            let _ = fs::remove_dir_all(entry.path());
+        }
     }
 }
 
@@ -296,4 +334,18 @@ fn make_executable(file: &Path) -> Result<()> {
     use std::os::unix::fs::PermissionsExt as _;
     fs::set_permissions(file, fs::Permissions::from_mode(0o755))
         .context("cannot make a file executable")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn jobs_keep_the_order_of_their_items() {
+        assert_eq!(
+            two_at_a_time(&[3, 1, 2, 5, 4], |n| n * 10),
+            [30, 10, 20, 50, 40]
+        );
+        assert_eq!(two_at_a_time(&[] as &[i32], |n| *n), Vec::<i32>::new());
+    }
 }
