@@ -7,9 +7,10 @@ use std::path::Path;
 use super::{
     error::ProbeError,
     hooks::Feature,
-    loader::{self, Loaded, Settings},
+    loader::{self, Loaded},
     objects,
     plan::Plan,
+    settings::{Settings, Value},
 };
 use crate::kernel::{
     btf::{self, Btf},
@@ -28,7 +29,9 @@ pub struct Kernel {
     pub offsets: Offsets,
     /// Which hooks fit.
     pub plan: Plan,
-    btf_bytes: Vec<u8>,
+    pub(super) btf_bytes: Vec<u8>,
+    /// Arguments of `inet_csk_accept`: 4 before Linux 6.10, then 2. Its program finds the result behind them.
+    accept_arguments: u32,
 }
 
 impl Kernel {
@@ -47,11 +50,14 @@ impl Kernel {
         let types = Btf::parse(&btf_bytes)?;
         let offsets = Offsets::resolve(&types)?;
         let plan = Plan::new(&types, switched_off);
+        let accept = types.function("inet_csk_accept");
+        let accept_arguments = accept.map_or(0, |prototype| prototype.args.len() as u32);
         Ok(Self {
             features,
             offsets,
             plan,
             btf_bytes,
+            accept_arguments,
         })
     }
 
@@ -61,12 +67,22 @@ impl Kernel {
     /// When maps cannot be created, or a required feature does not work.
     pub fn load(&self, settings: &Settings) -> Result<Loaded, ProbeError> {
         let object = objects::find(OBJECT).ok_or(ProbeError::NoObject)?;
-        if let Err(error) = features::raise_memlock() {
-            tracing::debug!(%error, "limit on locked memory not raised");
-        }
-        let mut all = Settings::from_offsets(&self.offsets);
-        all.globals.extend(&settings.globals);
-        all.map_sizes.extend(&settings.map_sizes);
+        raise_memlock();
+        let all = self.complete(settings);
         loader::load(object.bytes, &self.btf_bytes, self.plan.clone(), &all)
+    }
+
+    /// What this kernel demands, and then `settings`.
+    pub(super) fn complete(&self, settings: &Settings) -> Settings {
+        Settings::from_offsets(&self.offsets)
+            .with("N_ARGS_ACCEPT", Value::U32(self.accept_arguments))
+            .and(settings)
+    }
+}
+
+/// Before Linux 5.11 maps count against a limit; later the limit does not matter.
+pub(super) fn raise_memlock() {
+    if let Err(error) = features::raise_memlock() {
+        tracing::debug!(%error, "limit on locked memory not raised");
     }
 }

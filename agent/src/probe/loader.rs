@@ -12,53 +12,12 @@ use super::{
     error::ProbeError,
     hooks::{Attach, Hook},
     plan::{Plan, Reason},
+    settings::{Settings, Value},
     stats,
 };
-use crate::kernel::offsets::Offsets;
 
 /// Lines of the verifier's log that are kept; the last ones say what is wrong.
 const LOG_LINES: usize = 6;
-
-/// A value for a read-only global.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Value {
-    /// 8 bits.
-    U8(u8),
-    /// 32 bits.
-    U32(u32),
-    /// 64 bits.
-    U64(u64),
-}
-
-/// What the programs are told before they are loaded; the verifier sees it as constants.
-#[derive(Clone, Debug, Default)]
-pub struct Settings {
-    /// (name of a global, its value). A global that no program reads is not in the object, which is fine.
-    pub globals: Vec<(&'static str, Value)>,
-    /// (name of a map, its entries, or its bytes for the ring buffer). A map that is not listed keeps the size in the object.
-    pub map_sizes: Vec<(&'static str, u32)>,
-}
-
-impl Settings {
-    /// Only what the kernel's layout demands; everything else stays as the object has it.
-    #[must_use]
-    pub fn from_offsets(offsets: &Offsets) -> Self {
-        let globals = offsets.globals.iter();
-        Self {
-            globals: globals
-                .map(|(name, value)| (*name, Value::U32(*value)))
-                .collect(),
-            map_sizes: Vec::new(),
-        }
-    }
-
-    /// With one more global.
-    #[must_use]
-    pub fn with(mut self, name: &'static str, value: Value) -> Self {
-        self.globals.push((name, value));
-        self
-    }
-}
 
 /// Programs and maps that are in the kernel and attached nowhere.
 #[derive(Debug)]
@@ -135,7 +94,6 @@ pub(super) fn loader<'a>(btf: &'a Btf, settings: &'a Settings) -> EbpfLoader<'a>
     loader.btf(Some(btf)).verifier_log_level(level);
     for (name, value) in &settings.globals {
         match value {
-            Value::U8(value) => loader.override_global(name, value, false),
             Value::U32(value) => loader.override_global(name, value, false),
             Value::U64(value) => loader.override_global(name, value, false),
         };
@@ -151,7 +109,7 @@ fn next_to_load(plan: &Plan, loaded: &[&str]) -> Option<Hook> {
     chosen.find(|hook| !loaded.contains(&hook.program))
 }
 
-fn load_program(ebpf: &mut Ebpf, hook: &Hook, btf: &Btf) -> Result<(), Reason> {
+pub(super) fn load_program(ebpf: &mut Ebpf, hook: &Hook, btf: &Btf) -> Result<(), Reason> {
     let program = ebpf.program_mut(hook.program).ok_or(Reason::NotInObject)?;
     match (program, hook.attach) {
         (Program::FEntry(program), Attach::Entry(function)) => program.load(function, btf),
@@ -208,7 +166,7 @@ pub(super) fn chain(error: &dyn std::error::Error) -> String {
 }
 
 /// The last lines that say something; the statistics at the very end do not.
-fn last_lines(log: &str) -> Vec<String> {
+pub(super) fn last_lines(log: &str) -> Vec<String> {
     let statistics = |line: &&str| {
         let line = line.trim_start();
         ["processed ", "verification time ", "stack depth "]

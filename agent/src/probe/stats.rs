@@ -76,7 +76,7 @@ pub(super) fn map_memory_bytes(ebpf: &Ebpf) -> u64 {
 }
 
 /// The kinds of maps that the object has.
-fn data(map: &Map) -> Option<&MapData> {
+pub(super) fn data(map: &Map) -> Option<&MapData> {
     match map {
         Map::Array(data)
         | Map::HashMap(data)
