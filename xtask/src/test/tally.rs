@@ -1,6 +1,6 @@
 //! Counts results, prints a line for each, and the closing summary.
 
-use std::{collections::BTreeSet, time::Duration};
+use std::{collections::BTreeMap, time::Duration};
 
 /// How one test ended.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -18,7 +18,7 @@ pub(crate) enum Outcome {
 pub(crate) struct Tally {
     passed: usize,
     failed: Vec<String>,
-    skipped: BTreeSet<String>,
+    skipped: BTreeMap<String, Vec<String>>,
     skips: usize,
 }
 
@@ -53,7 +53,10 @@ impl Tally {
             }
             Outcome::Skipped(reason) => {
                 self.skips += 1;
-                self.skipped.insert(format!("{name}: {reason}"));
+                self.skipped
+                    .entry(reason.clone())
+                    .or_default()
+                    .push(format!("{area} {name}"));
                 line(area, "skipped", &time, &format!("{name}: {reason}"));
             }
         }
@@ -74,8 +77,8 @@ impl Tally {
         }
         if !self.skipped.is_empty() {
             println!("\nskipped:");
-            for name in &self.skipped {
-                println!("  {name}");
+            for (reason, names) in &self.skipped {
+                println!("  {reason}: {}", names.join(", "));
             }
         }
         println!("\n{}", self.summary());

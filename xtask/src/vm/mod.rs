@@ -6,7 +6,6 @@
 
 use std::{
     fs,
-    io::{Read, Write},
     os::unix::process::{CommandExt as _, ExitStatusExt as _},
     path::{Path, PathBuf},
     process::{Child, Command, ExitStatus, Stdio},
@@ -27,8 +26,10 @@ use crate::{
 };
 
 mod guest;
+mod output;
 
 pub(crate) use guest::command_line;
+pub(crate) use output::Output;
 
 /// Folders that the guest may write in, over this machine's content; what it writes vanishes with it.
 const OVERLAYS: [&str; 8] = [
@@ -58,15 +59,6 @@ pub(crate) struct Vm<'a> {
     pub(crate) cwd: PathBuf,
     /// Variables for the command, beside a small fixed set.
     pub(crate) env: Vec<(String, String)>,
-}
-
-/// Where the guest's output goes.
-#[derive(Debug)]
-pub(crate) enum Output {
-    /// To this process's own standard output and error.
-    Inherit,
-    /// Both appended to one file.
-    File(PathBuf),
 }
 
 /// How a boot ended.
@@ -119,7 +111,7 @@ impl<'a> Vm<'a> {
         )?;
         let mut command = self.command(setup, &folder, &script)?;
         let mut child = command.spawn().context("cannot start virtme-ng")?;
-        let copies = copy_output(&mut child, output)?;
+        let copies = output::copy(&mut child, output)?;
         let (status, in_time) = wait(&mut child, self.timeout)?;
         for copy in copies {
             copy.join().expect("copying output does not panic");
@@ -177,6 +169,7 @@ impl<'a> Vm<'a> {
             "--user",
             "root",
             "--force-9p",
+            "--show-boot-console",
             "--cwd",
             "/",
             "--name",
@@ -288,46 +281,6 @@ fn wait(child: &mut Child, timeout: Duration) -> Result<(ExitStatus, bool)> {
         }
         thread::sleep(Duration::from_millis(50));
     }
-}
-
-/// Copies both pipes of a child until they close.
-///
-/// QEMU reopens its standard output by path, which would truncate a regular file: it must always get pipes.
-fn copy_output(child: &mut Child, output: &Output) -> Result<Vec<thread::JoinHandle<()>>> {
-    let stdout = child.stdout.take().expect("standard output is piped");
-    let stderr = child.stderr.take().expect("standard error is piped");
-    Ok(match output {
-        Output::Inherit => {
-            vec![
-                copy(stdout, std::io::stdout()),
-                copy(stderr, std::io::stderr()),
-            ]
-        }
-        Output::File(path) => {
-            let file = fs::OpenOptions::new()
-                .create(true)
-                .append(true)
-                .open(path)
-                .with_context(|| format!("cannot write {}", path.display()))?;
-            vec![copy(stdout, file.try_clone()?), copy(stderr, file)]
-        }
-    })
-}
-
-fn copy(
-    mut from: impl Read + Send + 'static,
-    mut to: impl Write + Send + 'static,
-) -> thread::JoinHandle<()> {
-    thread::spawn(move || {
-        let mut buffer = [0; 8192];
-        while let Ok(count) = from.read(&mut buffer) {
-            // A reader that went away must not stop the machine: its output is drained on.
-            if count == 0 {
-                break;
-            }
-            let _ = to.write_all(&buffer[..count]).and_then(|()| to.flush());
-        }
-    })
 }
 
 fn make_executable(file: &Path) -> Result<()> {
