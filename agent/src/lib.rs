@@ -3,11 +3,18 @@
 //! Data flows one way, one type per arrow: abi record → [`event::Event`] → stream chunk → message → exchange → correlated exchange →
 //! [`span::Span`] → sink. Only the pipeline knows every stage.
 
-pub mod config;
+pub mod conn;
+pub mod correlate;
 pub mod event;
+pub mod exchange;
 pub mod export;
 pub mod kernel;
+pub mod pipeline;
 pub mod probe;
 pub mod process;
+pub mod protocol;
+pub mod sample;
 pub mod span;
 pub mod telemetry;
+#[cfg(any(test, feature = "testing"))]
+pub mod testing;

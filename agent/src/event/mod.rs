@@ -5,7 +5,6 @@
 
 pub mod clock;
 pub mod decode;
-pub mod reader;
 pub mod recording;
 
 use agent_common::abi;

@@ -1,7 +1,9 @@
 //! Our span: what the sinks export. Made from correlated exchanges; the names of attributes are those of the OpenTelemetry semantic
 //! conventions, pinned in [`conventions`].
 
+pub mod clock;
 pub mod conventions;
+pub mod http;
 
 use std::borrow::Cow;
 

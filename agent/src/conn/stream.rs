@@ -1,0 +1,350 @@
+//! One direction of a connection: what passed, in order of position, each byte once.
+//!
+//! Input: segments and the states that later records tell. Output: calls on a [`Reader`], which together cover the stream. A send states what was
+//! asked, so its bytes wait until a later state confirms them: a retry at the same position replaces them, and nothing is read twice.
+//! It does not know what the bytes mean.
+
+use agent_common::abi::StreamState;
+
+use crate::process::ProcessKey;
+
+/// Bytes kept of a send that waits for confirmation: a head of 16 KiB and what one record may carry beyond.
+const PENDING_LIMIT: usize = 20 * 1024;
+
+/// What reads a stream.
+pub trait Reader {
+    /// A message begins at `position`, as the kernel proved; `turn`: the last byte before it went the other way.
+    fn start(&mut self, position: u64, time_ns: u64, process: ProcessKey, turn: bool);
+
+    /// The next bytes.
+    fn bytes(&mut self, position: u64, time_ns: u64, process: ProcessKey, bytes: &[u8]);
+
+    /// The next `length` bytes passed unseen, the last of them at `time_ns`.
+    fn skip(&mut self, position: u64, length: u64, time_ns: u64);
+
+    /// Whether bytes up to `to` may be skipped without losing anything.
+    fn tolerates(&self, to: u64) -> bool;
+}
+
+/// One send or receive, as far as a stream needs it.
+#[derive(Clone, Copy, Debug)]
+pub struct Piece<'a> {
+    /// Position of its first byte.
+    pub position: u64,
+    /// Bytes asked or read, captured or not.
+    pub length: u64,
+    /// The captured prefix.
+    pub payload: &'a [u8],
+    /// CLOCK_MONOTONIC nanoseconds.
+    pub time_ns: u64,
+    /// Who sent or received.
+    pub process: ProcessKey,
+    /// Whether a message begins at `position`.
+    pub starts: Start,
+    /// It continues the payload of the piece before it.
+    pub continued: bool,
+}
+
+/// Whether the kernel proved that a message begins with a piece.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Start {
+    /// It did not.
+    Unproven,
+    /// It did. `turn`: the last byte before it, on the whole connection, went the other way.
+    Proven {
+        /// See above.
+        turn: bool,
+    },
+}
+
+impl Piece<'_> {
+    /// Position behind its last byte; behind the captured ones for a continuation, whose first record told the length.
+    #[must_use]
+    pub const fn end(&self) -> u64 {
+        let length = if self.continued {
+            self.payload.len() as u64
+        } else {
+            self.length
+        };
+        self.position.saturating_add(length)
+    }
+}
+
+/// A send that nobody has confirmed yet.
+#[derive(Debug)]
+struct Pending {
+    position: u64,
+    end: u64,
+    time_ns: u64,
+    process: ProcessKey,
+    starts: Start,
+    payload: Vec<u8>,
+}
+
+/// Buffers of confirmed sends, for the next ones.
+#[derive(Debug, Default)]
+pub struct Buffers(Vec<Vec<u8>>);
+
+impl Buffers {
+    const KEPT: usize = 64;
+
+    fn take(&mut self) -> Vec<u8> {
+        self.0.pop().unwrap_or_default()
+    }
+
+    fn give(&mut self, mut buffer: Vec<u8>) {
+        if self.0.len() < Self::KEPT {
+            buffer.clear();
+            self.0.push(buffer);
+        }
+    }
+}
+
+/// One direction of a connection.
+#[derive(Debug, Default)]
+pub struct Stream {
+    /// A position was seen: the ones below are valid.
+    seen: bool,
+    /// First byte that no reader was told of.
+    next: u64,
+    /// Behind the last byte of the last segment: a gap below it is no matter of order.
+    reached: u64,
+    /// What has certainly passed, and when.
+    known: StreamState,
+    pending: Option<Pending>,
+}
+
+impl Stream {
+    /// A stream that begins at `position`.
+    #[must_use]
+    pub fn starting_at(position: u64) -> Self {
+        Self {
+            seen: true,
+            next: position,
+            reached: position,
+            known: StreamState {
+                position,
+                ..StreamState::default()
+            },
+            pending: None,
+        }
+    }
+
+    /// What has certainly passed.
+    #[must_use]
+    pub const fn known(&self) -> &StreamState {
+        &self.known
+    }
+
+    /// First position of which no reader was told.
+    #[must_use]
+    pub const fn next(&self) -> u64 {
+        self.next
+    }
+
+    /// Whether a send waits to be confirmed.
+    #[must_use]
+    pub const fn is_pending(&self) -> bool {
+        self.pending.is_some()
+    }
+
+    /// Whether bytes passed of which no reader was told yet.
+    #[must_use]
+    pub const fn lags(&self) -> bool {
+        self.known.position > self.next
+    }
+
+    /// Bytes held.
+    #[must_use]
+    pub fn buffered(&self) -> usize {
+        self.pending
+            .as_ref()
+            .map_or(0, |pending| pending.payload.capacity())
+    }
+
+    /// Whether a piece at `position` leaves bytes out that no earlier segment covered and the reader needs.
+    pub fn has_gap_before(&self, position: u64, reader: &impl Reader) -> bool {
+        self.seen && position > self.next.max(self.reached) && !reader.tolerates(position)
+    }
+
+    /// Whether, as `state` tells, bytes passed that no segment covered and the reader needs.
+    pub fn misses(&self, state: &StreamState, reader: &impl Reader) -> bool {
+        self.has_gap_before(state.position, reader)
+    }
+
+    /// A receive; false when all of it was known.
+    pub fn receive(&mut self, piece: &Piece<'_>, reader: &mut impl Reader) -> bool {
+        self.begin(piece.position);
+        self.reached = self.reached.max(piece.end());
+        let fresh = self.read(
+            piece.position,
+            piece.payload,
+            piece.time_ns,
+            piece.process,
+            piece.starts,
+            reader,
+        );
+        if piece.end() > self.known.position {
+            self.known = StreamState {
+                position: piece.end(),
+                last_time_ns: piece.time_ns,
+                tail: [0; 16],
+            };
+        }
+        let fresh = fresh || piece.end() > self.next;
+        self.settle(false, reader);
+        fresh
+    }
+
+    /// A send, of which nothing is known yet but that it was asked; false when all of it was known. The state before it must have been
+    /// observed.
+    pub fn send(
+        &mut self,
+        piece: &Piece<'_>,
+        buffers: &mut Buffers,
+        reader: &mut impl Reader,
+    ) -> bool {
+        self.begin(piece.position);
+        if piece.continued {
+            let Some(pending) = &mut self.pending else {
+                return false;
+            };
+            let contiguous = pending.position + pending.payload.len() as u64 == piece.position;
+            if contiguous && pending.payload.len() + piece.payload.len() <= PENDING_LIMIT {
+                pending.payload.extend_from_slice(piece.payload);
+                pending.end = pending.end.max(piece.end());
+            }
+            self.reached = self.reached.max(piece.end());
+            return contiguous;
+        }
+        if piece.end() < self.next {
+            return false;
+        }
+        self.drop_pending(buffers);
+        self.reached = self.reached.max(piece.end());
+        let mut payload = buffers.take();
+        payload.extend_from_slice(piece.payload.get(..PENDING_LIMIT).unwrap_or(piece.payload));
+        self.pending = Some(Pending {
+            position: piece.position,
+            end: piece.end(),
+            time_ns: piece.time_ns,
+            process: piece.process,
+            starts: piece.starts,
+            payload,
+        });
+        if self.known.position > piece.position {
+            // It came late: what followed it has told already how much of it was accepted.
+            self.confirm(self.known.position, buffers, reader);
+            self.settle(false, reader);
+        }
+        true
+    }
+
+    /// A record tells what had passed.
+    pub fn observe(
+        &mut self,
+        state: &StreamState,
+        buffers: &mut Buffers,
+        reader: &mut impl Reader,
+    ) {
+        if !self.seen {
+            if state.position == 0 && state.last_time_ns == 0 {
+                return;
+            }
+            self.begin(state.position);
+        }
+        if state.position >= self.known.position && state.last_time_ns >= self.known.last_time_ns {
+            self.known = *state;
+        }
+        self.confirm(self.known.position, buffers, reader);
+        self.settle(false, reader);
+    }
+
+    /// The other side answers to what was offered here: it has been accepted, whatever the states say yet.
+    pub fn imply(&mut self, buffers: &mut Buffers, reader: &mut impl Reader) {
+        if let Some(pending) = &self.pending {
+            let captured = pending.position + pending.payload.len() as u64;
+            self.confirm(captured.max(self.known.position), buffers, reader);
+        }
+    }
+
+    /// Tells the reader of bytes that passed unseen, where it tolerates that, or in any case when `force`.
+    pub fn settle(&mut self, force: bool, reader: &mut impl Reader) {
+        if self.lags() && (force || reader.tolerates(self.known.position)) {
+            reader.skip(
+                self.next,
+                self.known.position - self.next,
+                self.known.last_time_ns,
+            );
+            self.next = self.known.position;
+        }
+    }
+
+    /// Forgets what waits.
+    pub fn drop_pending(&mut self, buffers: &mut Buffers) {
+        if let Some(pending) = self.pending.take() {
+            buffers.give(pending.payload);
+        }
+    }
+
+    fn begin(&mut self, position: u64) {
+        if !self.seen {
+            *self = Self::starting_at(position);
+        }
+    }
+
+    /// Reads what was accepted of the send that waits.
+    fn confirm(&mut self, accepted: u64, buffers: &mut Buffers, reader: &mut impl Reader) {
+        let Some(mut pending) = self.pending.take() else {
+            return;
+        };
+        if accepted > pending.position {
+            let count = usize::try_from(accepted - pending.position).unwrap_or(usize::MAX);
+            let bytes = pending.payload.get(..count).unwrap_or(&pending.payload);
+            self.read(
+                pending.position,
+                bytes,
+                pending.time_ns,
+                pending.process,
+                pending.starts,
+                reader,
+            );
+            pending.starts = Start::Unproven;
+        }
+        if accepted >= pending.end {
+            buffers.give(pending.payload);
+        } else {
+            self.pending = Some(pending);
+        }
+    }
+
+    /// Hands bytes over from `position` on, leaving out what was read before; false when that is all of them.
+    fn read(
+        &mut self,
+        position: u64,
+        bytes: &[u8],
+        time_ns: u64,
+        process: ProcessKey,
+        starts: Start,
+        reader: &mut impl Reader,
+    ) -> bool {
+        if position > self.next {
+            reader.skip(self.next, position - self.next, time_ns);
+            self.next = position;
+        }
+        if let Start::Proven { turn } = starts
+            && position == self.next
+        {
+            reader.start(position, time_ns, process, turn);
+        }
+        let known = usize::try_from(self.next - position).unwrap_or(usize::MAX);
+        match bytes.get(known..) {
+            Some(fresh) if !fresh.is_empty() => {
+                reader.bytes(self.next, time_ns, process, fresh);
+                self.next += fresh.len() as u64;
+                true
+            }
+            _ => false,
+        }
+    }
+}

@@ -1,0 +1,79 @@
+//! Promise 3: what came in equals what went out plus what is open plus the losses by reason.
+
+use crate::telemetry::Counters;
+
+/// What is under way.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Open {
+    /// Requests whose exchange is not over.
+    pub(super) exchanges: usize,
+    /// Decisions whose message has not come.
+    pub(super) decisions: usize,
+    /// Exchanges that wait for the facts of their process.
+    pub(super) waiting: usize,
+    /// Spans that nobody has taken.
+    pub(super) ready: usize,
+}
+
+/// Sums that no public counter holds.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Tally {
+    /// Spans of decisions whose message was not seen.
+    pub(super) unobserved_spans: u64,
+    /// Unobserved spans and exchanges that wait for facts, by what they were counted as already.
+    pub(super) handed_out: u64,
+}
+
+/// One line for each sum that does not hold.
+pub(super) fn discrepancies(counters: &Counters, tally: Tally, open: Open) -> Vec<String> {
+    let mut lines = Vec::new();
+    let mut check = |name: &str, left: u64, parts: &[(&str, u64)]| {
+        let right: u64 = parts.iter().map(|(_, value)| value).sum();
+        if left != right {
+            let parts: Vec<String> = parts
+                .iter()
+                .map(|(part, value)| format!("{part} {value}"))
+                .collect();
+            lines.push(format!(
+                "{name} {left} is not {right}: {}",
+                parts.join(" + ")
+            ));
+        }
+    };
+    check(
+        "requests",
+        counters.messages_request.get(),
+        &[
+            ("exchanges", counters.exchanges.get()),
+            ("open", open.exchanges as u64),
+        ],
+    );
+    check(
+        "exchanges and unobserved decisions",
+        counters.exchanges.get() + tally.unobserved_spans,
+        &[
+            ("spans", counters.spans.get()),
+            ("excluded", counters.exchanges_excluded.get()),
+            ("waiting for their process", open.waiting as u64),
+        ],
+    );
+    check(
+        "spans",
+        counters.spans.get(),
+        &[
+            ("unsampled", counters.spans_unsampled.get()),
+            ("handed out", tally.handed_out),
+            ("ready", open.ready as u64),
+        ],
+    );
+    check(
+        "decisions",
+        counters.decisions.get(),
+        &[
+            ("joined", counters.decisions_joined.get()),
+            ("unobserved", counters.decisions_unobserved.get()),
+            ("open", open.decisions as u64),
+        ],
+    );
+    lines
+}

@@ -1,0 +1,664 @@
+//! One connection on its way through the stages: streams, parser, exchanges, decisions.
+
+use agent_common::abi::{
+    Close, CloseReason, Direction, LiveRequest, Open, Role, Segment, StreamState, segment_flags,
+};
+
+use super::core::{Core, nanoseconds};
+use crate::{
+    conn::{Connection, Hold, Piece, Reader, Start, Stream, process_key},
+    correlate::Decisions,
+    exchange::{Decided, Ending, Exchanges, Failure, Noted},
+    process::ProcessKey,
+    protocol::{Item, Mark, Parser, Side, registry},
+    span::SpanKind,
+    telemetry::Counters,
+};
+
+/// How long a decision whose message was passed over is kept, should the message come after all.
+const DECISION_LATE_NS: u64 = 1_000_000_000;
+
+/// Ticks after which a connection that the kernel does not know any more counts as closed although its `Close` did not come.
+const GONE_TICKS: u8 = 2;
+
+/// errno values that name an outcome (include/uapi/asm-generic/errno.h).
+const EPIPE: u32 = 32;
+const ECONNRESET: u32 = 104;
+const ETIMEDOUT: u32 = 110;
+
+/// The protocol of a connection.
+enum Speech {
+    /// Nobody has judged it.
+    Unjudged,
+    /// This parser follows it; requests go in this direction.
+    Parsed(Box<dyn Parser>, Direction),
+    /// No protocol that is known, or not any more.
+    Unknown,
+}
+
+/// A connection and all that is known of its messages.
+pub(super) struct Tracked {
+    connection: Connection,
+    speech: Speech,
+    exchanges: Exchanges,
+    decisions: Decisions,
+    hold: Hold,
+    /// Positions read since the last record: they hold if no record comes before the next tick.
+    live: Option<Box<[StreamState; 2]>>,
+    /// Ticks for which a stream has been ahead of its reader.
+    lag_ticks: u8,
+    /// Ticks since the kernel did not know it any more; 0 while it does.
+    gone_ticks: u8,
+    /// Its bytes in [`Core::buffered`].
+    buffered: usize,
+    /// It stands in the list of active connections.
+    pub(super) listed: bool,
+    /// Its process is gone.
+    pub(super) suspected: bool,
+}
+
+impl std::fmt::Debug for Tracked {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Tracked")
+            .field("connection", &self.connection)
+            .finish_non_exhaustive()
+    }
+}
+
+/// Reads one stream of a connection for its parser.
+struct Feed<'a> {
+    speech: &'a mut Speech,
+    role: &'a mut Role,
+    direction: Direction,
+    /// Nothing has been read of either stream, and both are followed from their beginning.
+    untouched: bool,
+    starting: Option<bool>,
+    items: &'a mut Vec<Item>,
+    counters: &'a Counters,
+}
+
+impl Feed<'_> {
+    /// Judges the first bytes of a message on a connection that nobody follows.
+    fn judge(&mut self, mark: Mark, bytes: &[u8]) {
+        let first = self.untouched && mark.position == 0;
+        if !first && self.starting.is_none() {
+            return;
+        }
+        let judged = registry::recognise(bytes).and_then(|(protocol, side)| {
+            let requests = match side {
+                Side::Request => self.direction,
+                Side::Response => self.direction.opposite(),
+            };
+            let expected = match *self.role {
+                Role::Unknown => requests,
+                Role::Client => Direction::Send,
+                Role::Server => Direction::Receive,
+            };
+            (expected == requests).then_some((protocol, side, requests))
+        });
+        let Some((protocol, side, requests)) = judged else {
+            *self.speech = Speech::Unknown;
+            return;
+        };
+        *self.role = match requests {
+            Direction::Send => Role::Client,
+            Direction::Receive => Role::Server,
+        };
+        let mut parser = protocol.parser(first);
+        parser.start(side, mark, self.starting.unwrap_or(true), self.items);
+        parser.bytes(side, mark, bytes, self.items);
+        *self.speech = Speech::Parsed(parser, requests);
+    }
+}
+
+fn side_of(direction: Direction, requests: Direction) -> Side {
+    if direction == requests {
+        Side::Request
+    } else {
+        Side::Response
+    }
+}
+
+impl Reader for Feed<'_> {
+    fn start(&mut self, position: u64, time_ns: u64, process: ProcessKey, turn: bool) {
+        let mark = Mark {
+            position,
+            time_ns,
+            process,
+        };
+        match self.speech {
+            Speech::Parsed(parser, requests) => {
+                let side = side_of(self.direction, *requests);
+                parser.start(side, mark, turn, self.items);
+            }
+            Speech::Unjudged | Speech::Unknown => self.starting = Some(turn),
+        }
+    }
+
+    fn bytes(&mut self, position: u64, time_ns: u64, process: ProcessKey, bytes: &[u8]) {
+        self.counters.stream_bytes.add(bytes.len() as u64);
+        let mark = Mark {
+            position,
+            time_ns,
+            process,
+        };
+        match self.speech {
+            Speech::Parsed(parser, requests) => {
+                let side = side_of(self.direction, *requests);
+                parser.bytes(side, mark, bytes, self.items);
+            }
+            Speech::Unjudged | Speech::Unknown => self.judge(mark, bytes),
+        }
+        self.starting = None;
+    }
+
+    fn skip(&mut self, position: u64, length: u64, time_ns: u64) {
+        if !self.tolerates(position.saturating_add(length)) {
+            self.counters.stream_gap_bytes.add(length);
+        }
+        if let Speech::Parsed(parser, requests) = self.speech {
+            let side = side_of(self.direction, *requests);
+            let mark = Mark {
+                position,
+                time_ns,
+                process: ProcessKey {
+                    tgid: 0,
+                    start_ns: 0,
+                },
+            };
+            parser.skip(side, mark, length, self.items);
+        }
+    }
+
+    fn tolerates(&self, to: u64) -> bool {
+        match &*self.speech {
+            Speech::Parsed(parser, requests) => {
+                parser.tolerates(side_of(self.direction, *requests), to)
+            }
+            // The first bytes tell the protocol.
+            Speech::Unjudged => !self.untouched,
+            Speech::Unknown => true,
+        }
+    }
+}
+
+/// The reader of one direction, beside the streams themselves.
+macro_rules! feed {
+    ($tracked:expr, $direction:expr, $core:expr) => {
+        Feed {
+            untouched: $tracked.connection.from_start
+                && $tracked
+                    .connection
+                    .streams
+                    .iter()
+                    .all(|stream| stream.next() == 0),
+            speech: &mut $tracked.speech,
+            role: &mut $tracked.connection.role,
+            direction: $direction,
+            starting: None,
+            items: &mut $core.items,
+            counters: &$core.counters,
+        }
+    };
+}
+
+impl Tracked {
+    pub(super) fn new(connection: Connection) -> Self {
+        Self {
+            connection,
+            speech: Speech::Unjudged,
+            exchanges: Exchanges::default(),
+            decisions: Decisions::default(),
+            hold: Hold::default(),
+            live: None,
+            lag_ticks: 0,
+            gone_ticks: 0,
+            buffered: 0,
+            listed: false,
+            suspected: false,
+        }
+    }
+
+    pub(super) const fn id(&self) -> u64 {
+        self.connection.id
+    }
+
+    pub(super) const fn socket(&self) -> u64 {
+        self.connection.socket
+    }
+
+    pub(super) const fn process(&self) -> ProcessKey {
+        self.connection.process
+    }
+
+    pub(super) fn open_exchanges(&self) -> usize {
+        self.exchanges.open()
+    }
+
+    pub(super) fn open_decisions(&self) -> usize {
+        self.decisions.len()
+    }
+
+    /// Whether time alone can change something here.
+    pub(super) fn is_active(&self) -> bool {
+        self.suspected
+            || self.gone_ticks > 0
+            || self.live.is_some()
+            || !self.hold.is_empty()
+            || !self.exchanges.is_empty()
+            || !self.decisions.is_empty()
+            || self.wants_position()
+    }
+
+    /// Whether the position of the socket could end a message.
+    pub(super) fn wants_position(&self) -> bool {
+        let streams = &self.connection.streams;
+        let awaits = match &self.speech {
+            Speech::Parsed(parser, _) => parser.awaits_end(),
+            Speech::Unjudged | Speech::Unknown => false,
+        };
+        self.connection.socket != 0
+            && (awaits || self.suspected || streams.iter().any(|s| s.is_pending() || s.lags()))
+    }
+
+    /// Its `Open` came late.
+    pub(super) fn open(&mut self, open: &Open) {
+        self.connection.open(open);
+    }
+
+    /// Takes a decision, before or after its message.
+    pub(super) fn decide(&mut self, decided: Decided, core: &mut Core) {
+        let decision = &decided.decision;
+        if decision.trace_id == [0; 16] || self.decisions.knows(decision) {
+            return;
+        }
+        core.decision_read(&decided);
+        let direction = Direction::from_u8(decision.direction);
+        if let Speech::Parsed(_, requests) = self.speech
+            && requests == direction
+            && let Some(exchange) = self.exchanges.find_mut(decision.position, decision.stream)
+            && exchange.decided.is_none()
+        {
+            exchange.rejected = core.joined(&decided, exchange.request.start_ns);
+            exchange.decided = Some(decided);
+            self.decisions.note_joined(direction, decision.position);
+        } else if let Some(oldest) = self.decisions.push(decided) {
+            self.unobserved(oldest, core);
+        }
+    }
+
+    /// Takes a record of a send or receive.
+    pub(super) fn segment(&mut self, segment: &Segment, payload: &[u8], core: &mut Core) {
+        self.live = None;
+        self.gone_ticks = 0;
+        self.connection.process = process_key(segment.pid_tgid, segment.process_start_ns);
+        if self.process_segment(segment, payload, false, core) {
+            if !self.hold.is_empty() {
+                self.retry_held(false, core);
+            }
+        } else if !self.hold.push(segment, payload) {
+            self.retry_held(true, core);
+        }
+        self.account(core);
+    }
+
+    /// Puts records that wait through again, earliest first; what still has a gap before it waits on, unless `force`.
+    fn retry_held(&mut self, force: bool, core: &mut Core) {
+        for held in self.hold.take() {
+            let blocked = !self.hold.is_empty();
+            let done = !blocked && self.process_segment(&held.segment, &held.payload, force, core);
+            if !done {
+                self.hold.push(&held.segment, &held.payload);
+            }
+        }
+    }
+
+    /// False when an earlier record seems to be under way still and this one should wait for it.
+    fn process_segment(
+        &mut self,
+        segment: &Segment,
+        payload: &[u8],
+        force: bool,
+        core: &mut Core,
+    ) -> bool {
+        let direction = Direction::from_u8(segment.direction);
+        let opposite = direction.opposite();
+        let flags = segment.header.flags;
+        let continued = flags & segment_flags::CONTINUED != 0;
+        let force = force || segment.dropped > self.connection.dropped;
+        self.connection.dropped = self.connection.dropped.max(segment.dropped);
+
+        self.observe(opposite, &segment.peer, core);
+        self.observe(direction, &segment.own, core);
+        self.note(core);
+        if !self.fill(opposite, segment.peer.position, force, core)
+            || !self.fill(direction, segment.header.position, force, core)
+        {
+            return false;
+        }
+
+        let starts = flags & segment_flags::MESSAGE_START != 0 && !continued;
+        let turn = segment.peer.last_time_ns >= segment.own.last_time_ns;
+        if starts {
+            self.rest(opposite, &segment.peer, true, core);
+        }
+        self.imply_request(direction, core);
+        let captured = usize::try_from(segment.captured).unwrap_or(usize::MAX);
+        let piece = Piece {
+            position: segment.header.position,
+            length: u64::from(segment.length),
+            payload: payload.get(..captured).unwrap_or(payload),
+            time_ns: segment.header.time_ns,
+            process: process_key(segment.pid_tgid, segment.process_start_ns),
+            starts: if starts {
+                Start::Proven { turn }
+            } else {
+                Start::Unproven
+            },
+            continued,
+        };
+        let mut feed = feed!(self, direction, core);
+        let stream = &mut self.connection.streams[direction as usize];
+        let fresh = match direction {
+            Direction::Receive => stream.receive(&piece, &mut feed),
+            Direction::Send => stream.send(&piece, &mut core.buffers, &mut feed),
+        };
+        if !fresh && piece.length > 0 {
+            core.counters.segments_stale.increment();
+        }
+        self.note(core);
+        true
+    }
+
+    fn observe(&mut self, direction: Direction, state: &StreamState, core: &mut Core) {
+        let mut feed = feed!(self, direction, core);
+        self.connection.streams[direction as usize].observe(state, &mut core.buffers, &mut feed);
+    }
+
+    /// Whether the stream is complete up to `position`; when `force`, what is missing is given up instead.
+    fn fill(&mut self, direction: Direction, position: u64, force: bool, core: &mut Core) -> bool {
+        let mut feed = feed!(self, direction, core);
+        let stream = &mut self.connection.streams[direction as usize];
+        if !stream.has_gap_before(position, &feed) {
+            return true;
+        }
+        if force && stream.known().position >= position {
+            stream.settle(true, &mut feed);
+            self.note(core);
+        }
+        force
+    }
+
+    /// A response proves that its request was accepted, even where the kernel's count is not there yet.
+    fn imply_request(&mut self, direction: Direction, core: &mut Core) {
+        let Speech::Parsed(_, requests) = self.speech else {
+            return;
+        };
+        let stream = &self.connection.streams[requests as usize];
+        if requests != direction && stream.is_pending() && !self.exchanges.awaits_response() {
+            let mut feed = feed!(self, requests, core);
+            self.connection.streams[requests as usize].imply(&mut core.buffers, &mut feed);
+            self.note(core);
+        }
+    }
+
+    fn rest(&mut self, direction: Direction, state: &StreamState, turn: bool, core: &mut Core) {
+        if let Speech::Parsed(parser, requests) = &mut self.speech {
+            let side = side_of(direction, *requests);
+            parser.rest(side, state, turn, &mut core.items);
+            self.note(core);
+        }
+    }
+
+    /// Passes what the parser found on to the exchanges, and those that are over to the core.
+    fn note(&mut self, core: &mut Core) {
+        if core.items.is_empty() {
+            return;
+        }
+        let mut items = std::mem::take(&mut core.items);
+        for item in items.drain(..) {
+            let Speech::Parsed(_, requests) = self.speech else {
+                continue;
+            };
+            if item == Item::NotThis {
+                self.speech = Speech::Unknown;
+                continue;
+            }
+            let decisions = &mut self.decisions;
+            let noted = self.exchanges.push(item, |request| {
+                decisions.take(requests, request.position, request.stream)
+            });
+            let counters = &core.counters;
+            match noted {
+                Noted::Request => {
+                    counters.messages_request.increment();
+                    if let Some(exchange) = self.exchanges.newest_mut()
+                        && let Some(decided) = exchange.decided
+                    {
+                        exchange.rejected = core.joined(&decided, exchange.request.start_ns);
+                    }
+                }
+                Noted::Response => counters.messages_response.increment(),
+                Noted::Unpaired => {
+                    counters.messages_response.increment();
+                    counters.responses_unpaired.increment();
+                }
+                Noted::Lost => counters.messages_lost_to_gap.increment(),
+                Noted::OverLimit => counters.messages_over_limit.increment(),
+                Noted::Nothing => {}
+            }
+            self.finish_exchanges(requests, core);
+        }
+        core.items = items;
+    }
+
+    fn finish_exchanges(&mut self, requests: Direction, core: &mut Core) {
+        while let Some(exchange) = self.exchanges.pop() {
+            core.exchange(
+                exchange,
+                kind(requests),
+                self.connection.endpoints.as_deref(),
+            );
+        }
+    }
+
+    fn unobserved(&self, decided: Decided, core: &mut Core) {
+        let direction = Direction::from_u8(decided.decision.direction);
+        let known = self.connection.streams[direction as usize].known().position;
+        let sent = known > decided.decision.position;
+        core.unobserved(decided, sent, self.connection.endpoints.as_deref());
+    }
+
+    /// The kernel answered where the socket stands.
+    pub(super) fn live(&mut self, answer: &LiveRequest) {
+        if answer.found == 0 {
+            self.gone_ticks = self.gone_ticks.max(1);
+        } else {
+            self.gone_ticks = 0;
+            self.suspected = false;
+            self.live = Some(Box::new([answer.received, answer.sent]));
+        }
+    }
+
+    /// Time passed; false when the connection is gone and its `Close` was lost.
+    pub(super) fn tick(&mut self, core: &mut Core) -> bool {
+        if self.gone_ticks > 0 {
+            self.gone_ticks += 1;
+            if self.gone_ticks > GONE_TICKS {
+                return false;
+            }
+        }
+        if !self.hold.is_empty() {
+            self.hold.ticks += 1;
+            if self.hold.ticks >= Hold::TICKS {
+                self.retry_held(true, core);
+            }
+        }
+        if let Some(states) = self.live.take() {
+            self.apply_live(&states, core);
+        }
+        self.settle_lag(core);
+        self.expire(core);
+        self.account(core);
+        true
+    }
+
+    /// No record came since these states were read, so that they tell where the streams rest.
+    fn apply_live(&mut self, states: &[StreamState; 2], core: &mut Core) {
+        let first = match self.speech {
+            Speech::Parsed(_, requests) => requests,
+            Speech::Unjudged | Speech::Unknown => Direction::Receive,
+        };
+        for direction in [first, first.opposite()] {
+            let state = &states[direction as usize];
+            self.observe(direction, state, core);
+            self.note(core);
+            self.rest(direction, state, false, core);
+        }
+    }
+
+    /// Bytes of which no record came within a tick are given up.
+    fn settle_lag(&mut self, core: &mut Core) {
+        let lags = self.connection.streams.iter().any(Stream::lags);
+        if !lags || !self.hold.is_empty() {
+            self.lag_ticks = 0;
+            return;
+        }
+        self.lag_ticks += 1;
+        if self.lag_ticks > 1 {
+            self.lag_ticks = 0;
+            self.settle_all(core);
+        }
+    }
+
+    fn settle_all(&mut self, core: &mut Core) {
+        for direction in [Direction::Receive, Direction::Send] {
+            let mut feed = feed!(self, direction, core);
+            self.connection.streams[direction as usize].settle(true, &mut feed);
+            self.note(core);
+        }
+    }
+
+    fn expire(&mut self, core: &mut Core) {
+        let timeout_ns = nanoseconds(core.config.response_timeout);
+        let before_ns = core.now_ns.saturating_sub(timeout_ns);
+        if let Speech::Parsed(_, requests) = self.speech
+            && before_ns > 0
+        {
+            let mut expired = std::mem::take(&mut core.finished);
+            self.exchanges.expire(before_ns, core.now_ns, &mut expired);
+            for exchange in expired.drain(..) {
+                core.exchange(
+                    exchange,
+                    kind(requests),
+                    self.connection.endpoints.as_deref(),
+                );
+            }
+            core.finished = expired;
+        }
+        let now_ns = core.now_ns;
+        loop {
+            let streams = &self.connection.streams;
+            let given_up = self.decisions.give_up(|decided| {
+                let decision = &decided.decision;
+                let stream = &streams[usize::from(decision.direction & 1)];
+                let passed = decision.position < stream.next();
+                let limit_ns = if passed { DECISION_LATE_NS } else { timeout_ns };
+                decided.time_ns.saturating_add(limit_ns) < now_ns
+            });
+            let Some(decided) = given_up else { break };
+            self.unobserved(decided, core);
+        }
+    }
+
+    /// Its last record: the final positions.
+    pub(super) fn close(&mut self, close: &Close, core: &mut Core) {
+        self.retry_held(true, core);
+        self.connection.dropped = self.connection.dropped.max(close.dropped);
+        let failure = match CloseReason::from_u8(close.reason) {
+            CloseReason::Closed if close.error == 0 => None,
+            _ => Some(match close.error {
+                ECONNRESET | EPIPE => Failure::ConnectionReset,
+                ETIMEDOUT => Failure::ConnectionTimeout,
+                _ => Failure::ConnectionError,
+            }),
+        };
+        let ending = Ending {
+            time_ns: close.header.time_ns,
+            failure,
+        };
+        let states = [close.received, close.sent];
+        self.apply_live(&states, core);
+        self.end(ending, core);
+    }
+
+    /// It is over, and nobody said how.
+    pub(super) fn abandon(&mut self, core: &mut Core) {
+        self.retry_held(true, core);
+        let last_ns = |stream: &Stream| stream.known().last_time_ns;
+        let [received, sent] = &self.connection.streams;
+        let ending = Ending {
+            time_ns: last_ns(received).max(last_ns(sent)).max(core.now_ns),
+            failure: None,
+        };
+        self.end(ending, core);
+    }
+
+    fn end(&mut self, ending: Ending, core: &mut Core) {
+        self.settle_all(core);
+        if let Speech::Parsed(parser, requests) = &mut self.speech {
+            let requests = *requests;
+            let streams = &self.connection.streams;
+            let request = streams[requests as usize].known();
+            let response = streams[requests.opposite() as usize].known();
+            let in_order = ending.failure.is_none();
+            parser.close(request, response, in_order, &mut core.items);
+            self.note(core);
+            self.exchanges.close(ending);
+            self.finish_exchanges(requests, core);
+        }
+        while let Some(decided) = self.decisions.give_up(|_| true) {
+            self.unobserved(decided, core);
+        }
+        for stream in &mut self.connection.streams {
+            stream.drop_pending(&mut core.buffers);
+        }
+        core.buffered -= self.buffered;
+        self.buffered = 0;
+    }
+
+    /// Keeps the sum of buffered bytes; a connection that takes it beyond the limit loses its own.
+    fn account(&mut self, core: &mut Core) {
+        let parser = match &self.speech {
+            Speech::Parsed(parser, _) => parser.buffered(),
+            Speech::Unjudged | Speech::Unknown => 0,
+        };
+        let streams: usize = self.connection.streams.iter().map(Stream::buffered).sum();
+        let buffered = parser + streams + self.hold.buffered() + self.exchanges.footprint();
+        core.buffered = core.buffered - self.buffered + buffered;
+        self.buffered = buffered;
+        if core.buffered <= core.config.buffered_bytes
+            || parser + streams + self.hold.buffered() == 0
+        {
+            return;
+        }
+        core.counters.messages_over_limit.increment();
+        if let Speech::Parsed(parser, _) = &mut self.speech {
+            parser.abandon();
+        }
+        let _ = self.hold.take();
+        for stream in &mut self.connection.streams {
+            stream.drop_pending(&mut core.buffers);
+        }
+        let left = self.exchanges.footprint();
+        core.buffered = core.buffered - self.buffered + left;
+        self.buffered = left;
+    }
+}
+
+fn kind(requests: Direction) -> SpanKind {
+    match requests {
+        Direction::Receive => SpanKind::Server,
+        Direction::Send => SpanKind::Client,
+    }
+}

@@ -1,0 +1,490 @@
+//! The span of an HTTP exchange, as the semantic conventions for HTTP name things.
+//!
+//! Query values and user info never stand in a URL: a key tells which parameter was used, its value belongs to the user.
+
+use std::{borrow::Cow, fmt::Write};
+
+use agent_common::abi::{Method as Rule, Source};
+
+use super::{Attributes, Link, Span, SpanEvent, SpanKind, Status, Value, conventions as name};
+use crate::{
+    conn::{Endpoints, Transport},
+    correlate::Context,
+    event::ClockPair,
+    exchange::{Exchange, Failure},
+    process::Resource,
+    protocol::http1::{Method, RequestHead},
+};
+
+/// What stands in place of a query value.
+const REDACTED: &str = "REDACTED";
+
+/// Everything a span is made of.
+#[derive(Clone, Copy, Debug)]
+pub struct Parts<'a> {
+    /// The exchange.
+    pub exchange: &'a Exchange,
+    /// Server for a request that was received, client for one that was sent.
+    pub kind: SpanKind,
+    /// The connection's ends, where known.
+    pub endpoints: Option<&'a Endpoints>,
+    /// Its place in the trace.
+    pub context: &'a Context,
+    /// The mapping of times for its trace.
+    pub clock: ClockPair,
+    /// The service.
+    pub resource: &'a Resource,
+    /// Export `url.query` as it is.
+    pub record_query: bool,
+}
+
+/// The span of an exchange.
+#[must_use]
+pub fn span(parts: &Parts<'_>) -> Span {
+    let Parts {
+        exchange,
+        kind,
+        context,
+        clock,
+        ..
+    } = *parts;
+    let head = &exchange.request.detail;
+    let mut attributes = Attributes::with_capacity(24);
+    let name = request(parts, &mut attributes);
+    network(parts, &mut attributes);
+    let status = outcome(exchange, kind, &mut attributes);
+    sizes(exchange, &mut attributes);
+    origin(context, &mut attributes);
+
+    let start_unix_ns = clock.to_unix_ns(exchange.request.start_ns);
+    Span {
+        trace_id: context.trace_id,
+        span_id: context.span_id,
+        parent_span_id: context.parent,
+        trace_flags: context.flags,
+        parent_is_remote: context.parent.is_some() && context.parent_is_remote,
+        trace_state: trace_state(head, context),
+        kind,
+        name: Cow::Borrowed(name),
+        start_unix_ns,
+        end_unix_ns: clock.to_unix_ns(exchange.end_ns()).max(start_unix_ns),
+        status,
+        attributes,
+        events: events(exchange, clock),
+        links: links(context),
+        resource: parts.resource.clone(),
+    }
+}
+
+/// A span for a decision whose message was not seen, although its receiver knows the id: without it, the receiver's parent would be missing.
+#[must_use]
+pub fn unobserved(
+    context: &Context,
+    kind: SpanKind,
+    endpoints: Option<&Endpoints>,
+    time_unix_ns: u64,
+    resource: &Resource,
+) -> Span {
+    let mut attributes = Attributes::with_capacity(12);
+    if let Some(endpoints) = endpoints {
+        ends(endpoints, kind, None, &mut attributes);
+        text(
+            &mut attributes,
+            name::NETWORK_TRANSPORT,
+            endpoints.transport.name(),
+        );
+    }
+    text(&mut attributes, name::ERROR_TYPE, name::ERROR_UNOBSERVED);
+    origin(context, &mut attributes);
+    Span {
+        trace_id: context.trace_id,
+        span_id: context.span_id,
+        parent_span_id: context.parent,
+        trace_flags: context.flags,
+        parent_is_remote: context.parent.is_some() && context.parent_is_remote,
+        trace_state: None,
+        kind,
+        name: Cow::Borrowed("HTTP"),
+        start_unix_ns: time_unix_ns,
+        end_unix_ns: time_unix_ns,
+        status: Status::Error,
+        attributes,
+        events: Vec::new(),
+        links: links(context),
+        resource: resource.clone(),
+    }
+}
+
+fn text(attributes: &mut Attributes, name: &'static str, value: impl Into<Value>) {
+    attributes.push((Cow::Borrowed(name), value.into()));
+}
+
+fn number(attributes: &mut Attributes, name: &'static str, value: u64) {
+    let value = i64::try_from(value).unwrap_or(i64::MAX);
+    attributes.push((Cow::Borrowed(name), Value::Int(value)));
+}
+
+/// Method and URL; gives the span's name.
+fn request(parts: &Parts<'_>, attributes: &mut Attributes) -> &'static str {
+    let head = &parts.exchange.request.detail;
+    text(attributes, name::HTTP_REQUEST_METHOD, head.method.name());
+    if head.method == Method::Other {
+        let token = head.method_token().to_owned();
+        text(attributes, name::HTTP_REQUEST_METHOD_ORIGINAL, token);
+    }
+    let target = Target::new(head);
+    text(attributes, name::URL_SCHEME, target.scheme);
+    if let Some(path) = target.path {
+        text(attributes, name::URL_PATH, path.to_owned());
+    }
+    if parts.record_query
+        && let Some(query) = target.query
+    {
+        text(attributes, name::URL_QUERY, query.to_owned());
+    }
+    if parts.kind == SpanKind::Client {
+        let full = target.full(parts.endpoints);
+        text(attributes, name::URL_FULL, full);
+    }
+    if !head.user_agent().is_empty() {
+        let agent = head.user_agent().to_owned();
+        text(attributes, name::USER_AGENT_ORIGINAL, agent);
+    }
+    match head.method {
+        Method::Other => "HTTP",
+        method => method.name(),
+    }
+}
+
+fn network(parts: &Parts<'_>, attributes: &mut Attributes) {
+    let head = &parts.exchange.request.detail;
+    let target = Target::new(head);
+    if let Some(endpoints) = parts.endpoints {
+        ends(endpoints, parts.kind, Some(&target), attributes);
+        text(
+            attributes,
+            name::NETWORK_TRANSPORT,
+            endpoints.transport.name(),
+        );
+    } else if !target.host.is_empty() {
+        text(attributes, name::SERVER_ADDRESS, target.host.to_owned());
+    }
+    text(attributes, name::NETWORK_PROTOCOL_NAME, "http");
+    let minor = head.minor_version;
+    let version = if minor == 0 { "1.0" } else { "1.1" };
+    text(attributes, name::NETWORK_PROTOCOL_VERSION, version);
+}
+
+/// Server and client as the conventions see them. The server's name is what the client called it; its port, where the client did not say
+/// one, is the socket's.
+fn ends(
+    endpoints: &Endpoints,
+    kind: SpanKind,
+    target: Option<&Target<'_>>,
+    attributes: &mut Attributes,
+) {
+    let local = (&endpoints.local_address, endpoints.local_port);
+    let peer = (&endpoints.peer_address, endpoints.peer_port);
+    let (server, client) = match kind {
+        SpanKind::Server => (local, peer),
+        SpanKind::Client => (peer, local),
+    };
+    let host = target.map_or("", |target| target.host);
+    let address = if host.is_empty() { server.0 } else { host };
+    if !address.is_empty() {
+        text(attributes, name::SERVER_ADDRESS, address.to_owned());
+    }
+    let port = target.and_then(|target| target.port(server.1));
+    let port = port.unwrap_or(server.1);
+    if port != 0 {
+        number(attributes, name::SERVER_PORT, u64::from(port));
+    }
+    if endpoints.transport == Transport::Unix {
+        return;
+    }
+    text(attributes, name::CLIENT_ADDRESS, client.0.clone());
+    number(attributes, name::CLIENT_PORT, u64::from(client.1));
+    text(attributes, name::NETWORK_PEER_ADDRESS, peer.0.clone());
+    number(attributes, name::NETWORK_PEER_PORT, u64::from(peer.1));
+}
+
+fn outcome(exchange: &Exchange, kind: SpanKind, attributes: &mut Attributes) -> Status {
+    let code = exchange.response.map(|response| response.detail.status);
+    if let Some(code) = code {
+        number(attributes, name::HTTP_RESPONSE_STATUS_CODE, u64::from(code));
+    }
+    match exchange.failure {
+        Some((Failure::ResponseUnseen, _)) => {
+            text(attributes, name::UNDERTRACE_RESPONSE_UNSEEN, true);
+        }
+        Some((failure, _)) => {
+            if let Some(error) = failure.error_type() {
+                text(attributes, name::ERROR_TYPE, error);
+            }
+            return Status::Error;
+        }
+        None => {}
+    }
+    let limit = match kind {
+        SpanKind::Server => 500,
+        SpanKind::Client => 400,
+    };
+    match code {
+        Some(code) if code >= limit => {
+            text(attributes, name::ERROR_TYPE, code.to_string());
+            Status::Error
+        }
+        _ => Status::Unset,
+    }
+}
+
+fn sizes(exchange: &Exchange, attributes: &mut Attributes) {
+    if let Some(end) = exchange.request_end {
+        if let Some(size) = end.body_size {
+            number(attributes, name::HTTP_REQUEST_BODY_SIZE, size);
+        }
+        number(
+            attributes,
+            name::UNDERTRACE_REQUEST_WIRE_SIZE,
+            end.wire_size,
+        );
+    }
+    if let Some(end) = exchange.response_end {
+        if let Some(size) = end.body_size {
+            number(attributes, name::HTTP_RESPONSE_BODY_SIZE, size);
+        }
+        number(
+            attributes,
+            name::UNDERTRACE_RESPONSE_WIRE_SIZE,
+            end.wire_size,
+        );
+    }
+}
+
+fn origin(context: &Context, attributes: &mut Attributes) {
+    let source = match context.source {
+        Source::Root => "root",
+        Source::Header => "header",
+        Source::SameKernel => "same_kernel",
+        Source::Option => "option",
+        Source::Causal => "causal",
+    };
+    let rule = match context.method {
+        Rule::None => "none",
+        Rule::Forwarded => "forwarded",
+        Rule::SameContext => "same_context",
+        Rule::Descendant => "descendant",
+        Rule::Connect => "connect",
+        Rule::LastRead => "last_read",
+        Rule::OnlyOpen => "only_open",
+        Rule::Runtime => "runtime",
+    };
+    text(attributes, name::UNDERTRACE_PARENT_SOURCE, source);
+    text(attributes, name::UNDERTRACE_PARENT_METHOD, rule);
+    number(
+        attributes,
+        name::UNDERTRACE_PARENT_CONFIDENCE,
+        u64::from(context.confidence),
+    );
+    if !context.propagated {
+        text(attributes, name::UNDERTRACE_PROPAGATED, false);
+    }
+}
+
+/// The request's own `tracestate`, if it belongs to this trace.
+fn trace_state(head: &RequestHead, context: &Context) -> Option<Box<str>> {
+    let parent = head.trace_parent?;
+    let carried = parent.trace_id == context.trace_id && !head.trace_state().is_empty();
+    carried.then(|| head.trace_state().into())
+}
+
+fn events(exchange: &Exchange, clock: ClockPair) -> Vec<SpanEvent> {
+    let mut events = Vec::with_capacity(2 + exchange.interim.len());
+    let mut event = |time_ns: u64, name: &'static str, attributes: Attributes| {
+        events.push(SpanEvent {
+            time_unix_ns: clock.to_unix_ns(time_ns),
+            name,
+            attributes,
+        });
+    };
+    event(
+        exchange.request.head_end_ns,
+        name::EVENT_REQUEST_HEAD,
+        Vec::new(),
+    );
+    for (status, time_ns) in &exchange.interim {
+        let mut attributes = Attributes::with_capacity(1);
+        number(
+            &mut attributes,
+            name::HTTP_RESPONSE_STATUS_CODE,
+            u64::from(*status),
+        );
+        event(*time_ns, name::EVENT_INTERIM_RESPONSE, attributes);
+    }
+    if let Some(response) = &exchange.response {
+        event(
+            response.start_ns,
+            name::EVENT_RESPONSE_FIRST_BYTE,
+            Vec::new(),
+        );
+    }
+    events.sort_by_key(|event| event.time_unix_ns);
+    events
+}
+
+fn links(context: &Context) -> Vec<Link> {
+    let Some((span_id, reason)) = context.rejected else {
+        return Vec::new();
+    };
+    let mut attributes = Attributes::with_capacity(1);
+    text(&mut attributes, name::UNDERTRACE_LINK_REASON, reason);
+    vec![Link {
+        trace_id: context.trace_id,
+        span_id,
+        attributes,
+    }]
+}
+
+/// A request target with the `host` field, taken apart (RFC 9112 section 3.2 and 3.3).
+struct Target<'a> {
+    scheme: &'static str,
+    host: &'a str,
+    explicit_port: Option<u16>,
+    /// The target itself names the server, which need not be the other end of the connection.
+    absolute: bool,
+    path: Option<&'a str>,
+    query: Option<&'a str>,
+}
+
+impl<'a> Target<'a> {
+    fn new(head: &'a RequestHead) -> Self {
+        let target = head.target();
+        if head.method == Method::Connect {
+            let (host, explicit_port) = authority(target);
+            return Self {
+                scheme: "http",
+                host,
+                explicit_port,
+                absolute: true,
+                path: None,
+                query: None,
+            };
+        }
+        let (scheme, rest) = match scheme(target) {
+            Some((scheme, rest)) => (scheme, Some(rest)),
+            None => ("http", None),
+        };
+        let (name, path) = match rest {
+            Some(rest) => {
+                let end = rest.find(['/', '?']).unwrap_or(rest.len());
+                let (name, path) = rest.split_at(end);
+                (name.rsplit('@').next().unwrap_or(name), path)
+            }
+            None => (head.host(), target),
+        };
+        let (host, explicit_port) = authority(name);
+        let (path, query) = match path.split_once('?') {
+            Some((path, query)) => (path, Some(query)),
+            None => (path, None),
+        };
+        let path = if path.is_empty() { "/" } else { path };
+        Self {
+            scheme,
+            host,
+            explicit_port,
+            absolute: rest.is_some(),
+            path: Some(path),
+            query,
+        }
+    }
+
+    /// The server's port: as named, or its scheme's default where the target names a server, or the socket's.
+    fn port(&self, socket: u16) -> Option<u16> {
+        match (self.explicit_port, self.absolute) {
+            (Some(port), _) => Some(port),
+            (None, true) if self.scheme == "https" => Some(443),
+            (None, true) => Some(80),
+            (None, false) => (socket != 0).then_some(socket),
+        }
+    }
+
+    /// The URL without user info and with every query value replaced.
+    fn full(&self, endpoints: Option<&Endpoints>) -> String {
+        let query = self.query.unwrap_or_default();
+        let path = self.path.unwrap_or_default();
+        let mut url = String::with_capacity(32 + self.host.len() + path.len() + query.len());
+        url.push_str(self.scheme);
+        url.push_str("://");
+        let peer = endpoints.map_or("", |endpoints| endpoints.peer_address.as_str());
+        let host = if self.host.is_empty() {
+            peer
+        } else {
+            self.host
+        };
+        if host.contains(':') {
+            let _ = write!(url, "[{host}]");
+        } else {
+            url.push_str(host);
+        }
+        let socket = endpoints.map_or(0, |endpoints| endpoints.peer_port);
+        let default = if self.scheme == "https" { 443 } else { 80 };
+        if let Some(port) = self.port(socket)
+            && port != default
+        {
+            let _ = write!(url, ":{port}");
+        }
+        if path != "*" {
+            url.push_str(path);
+        }
+        if self.query.is_some() {
+            redact(query, &mut url);
+        }
+        url
+    }
+}
+
+/// An absolute-form target's scheme, and what follows `://`.
+fn scheme(target: &str) -> Option<(&'static str, &str)> {
+    let (scheme, rest) = target.split_once("://")?;
+    if scheme.eq_ignore_ascii_case("http") {
+        Some(("http", rest))
+    } else if scheme.eq_ignore_ascii_case("https") {
+        Some(("https", rest))
+    } else {
+        None
+    }
+}
+
+/// Host and port of an authority without user info; brackets of an IPv6 address are taken off.
+fn authority(authority: &str) -> (&str, Option<u16>) {
+    if let Some(rest) = authority.strip_prefix('[')
+        && let Some((host, port)) = rest.split_once(']')
+    {
+        return (
+            host,
+            port.strip_prefix(':').and_then(|port| port.parse().ok()),
+        );
+    }
+    match authority.rsplit_once(':') {
+        Some((host, port)) => (host, port.parse().ok()),
+        None => (authority, None),
+    }
+}
+
+/// Appends a query whose values are replaced; a parameter without `=` is all value.
+fn redact(query: &str, url: &mut String) {
+    let mut separator = '?';
+    for parameter in query.split('&') {
+        url.push(separator);
+        separator = '&';
+        match parameter.split_once('=') {
+            Some((key, _)) => {
+                url.push_str(key);
+                url.push('=');
+                url.push_str(REDACTED);
+            }
+            None if parameter.is_empty() => {}
+            None => url.push_str(REDACTED),
+        }
+    }
+}

@@ -1,0 +1,408 @@
+//! A kernel made of paper: records as the programs would write them for a conversation that a test tells.
+//!
+//! Positions, states, times and flags are kept as the event ABI says, so that a test names bytes and not bookkeeping.
+
+use std::sync::Arc;
+
+use agent_common::abi::{
+    ABI_VERSION, Close, CloseReason, Decision, DecisionRecord, Direction, Header, Kind,
+    LiveRequest, Open, Origin, PolicyKind, Role, Segment, SlotKind, StreamState, segment_flags,
+};
+use zerocopy::FromZeros;
+
+use crate::{
+    event::{ClockPair, Event, Input},
+    pipeline::{Pipeline, PipelineConfig},
+    process::{ProcessFacts, ProcessKey, Resource},
+    span::Span,
+    telemetry::Counters,
+};
+
+/// One record, owned.
+#[derive(Clone, Copy, Debug)]
+enum Fixed {
+    Open(Open),
+    Segment(Segment),
+    Decision(DecisionRecord),
+    Close(Close),
+}
+
+/// One record with its payload.
+#[derive(Clone, Debug)]
+pub struct Record {
+    fixed: Fixed,
+    payload: Vec<u8>,
+}
+
+impl Record {
+    /// The record as an event.
+    #[must_use]
+    pub fn event(&self) -> Event<'_> {
+        match &self.fixed {
+            Fixed::Open(open) => Event::Open(open),
+            Fixed::Segment(segment) => Event::Segment(segment, &self.payload),
+            Fixed::Decision(record) => Event::Decision(record),
+            Fixed::Close(close) => Event::Close(close),
+        }
+    }
+}
+
+/// One end of a connection, as the kernel sees it.
+#[derive(Clone, Debug)]
+pub struct Socket {
+    id: u64,
+    role: Role,
+    process: ProcessKey,
+    states: [StreamState; 2],
+    dropped: u32,
+    /// The next record's time, CLOCK_MONOTONIC nanoseconds; each one takes a millisecond.
+    pub now_ns: u64,
+    /// Captured bytes of one send or receive at most.
+    pub capture_limit: usize,
+    /// What was written so far.
+    pub records: Vec<Record>,
+}
+
+/// The process of most tests.
+pub const PROCESS: ProcessKey = ProcessKey {
+    tgid: 42,
+    start_ns: 4_200,
+};
+
+const MILLISECOND: u64 = 1_000_000;
+
+impl Socket {
+    /// A TCP connection from 10.0.0.2:40000 to 10.0.0.1:8080, just established, and its `Open` record.
+    #[must_use]
+    pub fn open(id: u64, role: Role) -> Self {
+        let mut socket = Self {
+            id,
+            role,
+            process: PROCESS,
+            states: [StreamState::default(); 2],
+            dropped: 0,
+            now_ns: 1_000 * MILLISECOND,
+            capture_limit: usize::MAX,
+            records: Vec::new(),
+        };
+        let mut open = Open::new_zeroed();
+        open.header = socket.header(Kind::Open, 0, 0);
+        open.pid_tgid = socket.pid_tgid();
+        open.process_start_ns = PROCESS.start_ns;
+        let (client, server) = ((40_000, [10, 0, 0, 2]), (8080, [10, 0, 0, 1]));
+        let (local, peer) = match role {
+            Role::Server => (server, client),
+            Role::Client | Role::Unknown => (client, server),
+        };
+        open.local_port = local.0;
+        open.peer_port = peer.0;
+        open.local_address[..4].copy_from_slice(&local.1);
+        open.peer_address[..4].copy_from_slice(&peer.1);
+        open.family = 2;
+        open.protocol = 6;
+        open.role = role as u8;
+        open.origin = match role {
+            Role::Server => Origin::Accept,
+            Role::Client => Origin::Connect,
+            Role::Unknown => Origin::FirstSeen,
+        } as u8;
+        open.socket = id << 8;
+        socket.push(Fixed::Open(open), &[]);
+        socket
+    }
+
+    /// The same connection at another process.
+    #[must_use]
+    pub fn of(mut self, process: ProcessKey) -> Self {
+        self.process = process;
+        for record in &mut self.records {
+            if let Fixed::Open(open) = &mut record.fixed {
+                open.pid_tgid = u64::from(process.tgid) << 32 | 1;
+                open.process_start_ns = process.start_ns;
+            }
+        }
+        self
+    }
+
+    /// The process reads bytes.
+    pub fn receive(&mut self, bytes: &[u8]) -> &mut Segment {
+        self.transfer(Direction::Receive, bytes, bytes.len())
+    }
+
+    /// The process sends bytes, and the kernel accepts them all.
+    pub fn send(&mut self, bytes: &[u8]) -> &mut Segment {
+        self.transfer(Direction::Send, bytes, bytes.len())
+    }
+
+    /// The process offers bytes, and the kernel accepts the first ones.
+    pub fn send_partly(&mut self, bytes: &[u8], accepted: usize) -> &mut Segment {
+        self.transfer(Direction::Send, bytes, accepted)
+    }
+
+    /// Bytes pass of which no record is written: in the middle of a body. `last` are the last of them.
+    pub fn pass(&mut self, direction: Direction, length: u64, last: &[u8]) {
+        self.advance(direction, length, last);
+        self.now_ns += MILLISECOND;
+    }
+
+    /// The last record is lost to a full ring buffer.
+    pub fn lose(&mut self) {
+        self.records.pop();
+        self.dropped += 1;
+    }
+
+    /// A decision about the message at `position`, as a record of its own.
+    pub fn decide(&mut self, decision: Decision) {
+        let record = DecisionRecord {
+            header: self.header(Kind::Decision, decision.position, 0),
+            pid_tgid: self.pid_tgid(),
+            process_start_ns: self.process.start_ns,
+            decision,
+        };
+        self.push(Fixed::Decision(record), &[]);
+    }
+
+    /// The connection ends with this errno, 0 for a close in order.
+    pub fn close(&mut self, error: u32) {
+        let [received, sent] = self.states;
+        let mut close = Close::new_zeroed();
+        close.header = self.header(Kind::Close, 0, 0);
+        close.sent = sent;
+        close.received = received;
+        close.error = error;
+        close.dropped = self.dropped;
+        close.reason = if error == 0 {
+            CloseReason::Closed
+        } else {
+            CloseReason::Error
+        } as u8;
+        self.push(Fixed::Close(close), &[]);
+    }
+
+    /// What the program `live_positions` would answer now.
+    #[must_use]
+    pub fn live(&self) -> LiveRequest {
+        let [received, sent] = self.states;
+        LiveRequest {
+            socket: self.id << 8,
+            connection: self.id,
+            found: 1,
+            sent,
+            received,
+        }
+    }
+
+    /// Where a direction stands.
+    #[must_use]
+    pub fn position(&self, direction: Direction) -> u64 {
+        self.states[direction as usize].position
+    }
+
+    fn transfer(&mut self, direction: Direction, bytes: &[u8], accepted: usize) -> &mut Segment {
+        let own = self.states[direction as usize];
+        let captured = bytes.len().min(self.capture_limit);
+        let mut segment = Segment::new_zeroed();
+        segment.header = self.header(Kind::Segment, own.position, 0);
+        segment.pid_tgid = self.pid_tgid();
+        segment.process_start_ns = self.process.start_ns;
+        segment.length = bytes.len() as u32;
+        segment.captured = captured as u32;
+        segment.dropped = self.dropped;
+        segment.direction = direction as u8;
+        segment.policy = PolicyKind::Heads as u8;
+        segment.own = own;
+        segment.peer = self.states[direction.opposite() as usize];
+        segment.header.length += captured as u32;
+        self.advance(direction, accepted as u64, &bytes[..accepted]);
+        self.push(Fixed::Segment(segment), &bytes[..captured]);
+        match self.records.last_mut().map(|record| &mut record.fixed) {
+            Some(Fixed::Segment(segment)) => segment,
+            _ => unreachable!("a segment was pushed"),
+        }
+    }
+
+    fn advance(&mut self, direction: Direction, length: u64, last: &[u8]) {
+        let state = &mut self.states[direction as usize];
+        if length == 0 {
+            return;
+        }
+        state.position += length;
+        state.last_time_ns = self.now_ns;
+        let mut tail = state.tail.to_vec();
+        tail.extend_from_slice(last);
+        state.tail.copy_from_slice(&tail[tail.len() - 16..]);
+    }
+
+    fn header(&self, kind: Kind, position: u64, flags: u32) -> Header {
+        let length = match kind {
+            Kind::Segment => size_of::<Segment>(),
+            Kind::Decision => size_of::<DecisionRecord>(),
+            Kind::Open => size_of::<Open>(),
+            _ => size_of::<Close>(),
+        };
+        Header {
+            kind: kind as u16,
+            version: ABI_VERSION,
+            length: length as u32,
+            time_ns: self.now_ns,
+            connection: self.id,
+            position,
+            cpu: 0,
+            flags,
+        }
+    }
+
+    fn pid_tgid(&self) -> u64 {
+        u64::from(self.process.tgid) << 32 | 1
+    }
+
+    fn push(&mut self, fixed: Fixed, payload: &[u8]) {
+        self.records.push(Record {
+            fixed,
+            payload: payload.to_vec(),
+        });
+        self.now_ns += MILLISECOND;
+    }
+
+    /// Role of the process on this connection.
+    #[must_use]
+    pub const fn role(&self) -> Role {
+        self.role
+    }
+}
+
+/// What tests add to a segment after it was written.
+pub trait SegmentExt {
+    /// The kernel proved that a message begins here.
+    fn starts(&mut self) -> &mut Self;
+
+    /// The kernel decided this message.
+    fn decided(&mut self, decision: Decision) -> &mut Self;
+}
+
+impl SegmentExt for Segment {
+    fn starts(&mut self) -> &mut Self {
+        self.header.flags |= segment_flags::MESSAGE_START;
+        self
+    }
+
+    fn decided(&mut self, decision: Decision) -> &mut Self {
+        self.slot = SlotKind::Decision as u8;
+        self.decision = Decision {
+            position: self.header.position,
+            direction: self.direction,
+            ..decision
+        };
+        self
+    }
+}
+
+/// A pipeline that knows [`PROCESS`], with a clock, and what came out of it.
+#[derive(Debug)]
+pub struct Bench {
+    /// The pipeline.
+    pub pipeline: Pipeline,
+    /// Its counters.
+    pub counters: Arc<Counters>,
+    /// Spans so far.
+    pub spans: Vec<Span>,
+    now_ns: u64,
+}
+
+impl Bench {
+    /// A pipeline with the default configuration; everything is sampled.
+    #[must_use]
+    pub fn new() -> Self {
+        Self::with(PipelineConfig::default())
+    }
+
+    /// A pipeline with a configuration.
+    #[must_use]
+    pub fn with(config: PipelineConfig) -> Self {
+        let counters = Arc::new(Counters::default());
+        let mut pipeline = Pipeline::new(config, Arc::clone(&counters));
+        pipeline.push(&Input::Clock(ClockPair {
+            monotonic_ns: 0,
+            unix_ns: 1_700_000_000_000_000_000,
+        }));
+        let mut bench = Self {
+            pipeline,
+            counters,
+            spans: Vec::new(),
+            now_ns: 0,
+        };
+        bench.learn(PROCESS, "shop");
+        bench
+    }
+
+    /// The facts of a process become known.
+    pub fn learn(&mut self, key: ProcessKey, service: &str) {
+        let facts = ProcessFacts {
+            key,
+            resource: Resource::new(vec![("service.name".into(), service.to_owned())]),
+        };
+        self.pipeline.push(&Input::Process(&facts));
+        self.drain();
+    }
+
+    /// Pushes what a socket has written since the last time.
+    pub fn push(&mut self, socket: &mut Socket) -> &mut Self {
+        for record in socket.records.drain(..) {
+            self.record(&record);
+        }
+        self.now_ns = self.now_ns.max(socket.now_ns);
+        self
+    }
+
+    /// Pushes one record.
+    pub fn record(&mut self, record: &Record) {
+        self.pipeline.push(&Input::Event(record.event()));
+        self.drain();
+    }
+
+    /// A tenth of a second passes.
+    pub fn tick(&mut self) -> &mut Self {
+        self.wait(100 * MILLISECOND)
+    }
+
+    /// Time passes.
+    pub fn wait(&mut self, nanoseconds: u64) -> &mut Self {
+        self.now_ns += nanoseconds;
+        self.pipeline.push(&Input::Tick(self.now_ns));
+        self.drain();
+        self
+    }
+
+    /// Asks the kernel for the positions the pipeline wants, and lets a tick pass.
+    pub fn live(&mut self, sockets: &[&Socket]) -> &mut Self {
+        let mut wanted = Vec::new();
+        self.pipeline.live_requests(&mut wanted);
+        let answers: Vec<LiveRequest> = wanted
+            .iter()
+            .map(|request| {
+                sockets
+                    .iter()
+                    .map(|socket| socket.live())
+                    .find(|answer| answer.connection == request.connection)
+                    .unwrap_or(*request)
+            })
+            .collect();
+        self.pipeline.push(&Input::Live(&answers));
+        self.tick()
+    }
+
+    /// The books balance, or the test fails with what does not.
+    pub fn check_books(&self) {
+        assert_eq!(self.pipeline.balance(), Vec::<String>::new());
+    }
+
+    fn drain(&mut self) {
+        self.pipeline.drain_spans(&mut self.spans);
+    }
+}
+
+impl Default for Bench {
+    fn default() -> Self {
+        Self::new()
+    }
+}
