@@ -3,6 +3,7 @@
 //! Data flows one way, one type per arrow: abi record → [`event::Event`] → stream chunk → message → exchange → correlated exchange →
 //! [`span::Span`] → sink. Only the pipeline knows every stage.
 
+pub mod config;
 pub mod conn;
 pub mod correlate;
 pub mod event;

@@ -9,9 +9,13 @@ mod build;
 mod paths;
 mod run;
 mod setup;
+mod test;
+mod verify;
 mod vm;
 
 use setup::Scope;
+use test::Selection;
+use verify::Budget;
 use vm::{Ended, Output, Vm};
 
 /// Tasks of undertrace.
@@ -38,6 +42,30 @@ enum Task {
     },
     /// Run a command in a virtual machine with a kernel of the matrix
     Vm(VmArgs),
+    /// Load every kernel program on every kernel and hold its cost against the budget
+    Verify {
+        /// Kernel series, all by default
+        #[arg(long, value_name = "SERIES")]
+        kernel: Vec<String>,
+        /// Make what is measured the budget
+        #[arg(long)]
+        update: bool,
+    },
+    /// Run everything that proves the project: host tests, kernel programs, scenarios
+    Test {
+        /// Every scenario at its real size instead of the core tier
+        #[arg(long)]
+        full: bool,
+        /// Print what would run
+        #[arg(long)]
+        list: bool,
+        /// Only what has this in its name
+        #[arg(long, value_name = "PATTERN")]
+        only: Option<String>,
+        /// Kernel series, all by default
+        #[arg(long, value_name = "SERIES")]
+        kernel: Vec<String>,
+    },
 }
 
 #[derive(Debug, Args)]
@@ -98,6 +126,24 @@ fn execute(task: Task) -> Result<ExitCode> {
             setup::progress("agent", &built.agent.display().to_string());
         }
         Task::Vm(arguments) => return run_vm(arguments),
+        Task::Verify { kernel, update } => return run_verify(&kernel, update),
+        Task::Test {
+            full,
+            list,
+            only,
+            kernel,
+        } => {
+            let selection = Selection {
+                full,
+                only,
+                kernels: kernel,
+            };
+            if list {
+                test::list(&selection)?;
+            } else if !test::run(&selection)? {
+                return Ok(ExitCode::FAILURE);
+            }
+        }
     }
     Ok(ExitCode::SUCCESS)
 }
@@ -133,4 +179,29 @@ fn run_vm(arguments: VmArgs) -> Result<ExitCode> {
         }
         Ended::Died => anyhow::bail!("the virtual machine ended before the command did"),
     }
+}
+
+fn run_verify(series: &[String], update: bool) -> Result<ExitCode> {
+    let setup = setup::run(Scope::All)?;
+    let kernels = setup.choose(series)?;
+    let built = build::run(&setup, false)?;
+    let mut budget = if update {
+        Budget::load().unwrap_or_default()
+    } else {
+        Budget::load()?
+    };
+    let mut verdicts = verify::run(&setup, &built.agent, &kernels, &budget)?;
+    if update {
+        budget.update(&verdicts);
+        budget.save()?;
+        verify::judge(&mut verdicts, &budget);
+    }
+    verify::print(&verdicts, &budget);
+    let good = verdicts.iter().all(|verdict| verdict.faults.is_empty());
+    let tried = verdicts.iter().any(|verdict| verdict.skipped.is_none());
+    Ok(if good && tried {
+        ExitCode::SUCCESS
+    } else {
+        ExitCode::FAILURE
+    })
 }

@@ -5,6 +5,7 @@
 
 pub mod clock;
 pub mod decode;
+pub mod reader;
 pub mod recording;
 
 use agent_common::abi;

@@ -9,7 +9,8 @@ use serde::{Deserialize, Serialize};
 pub struct ProcessKey {
     /// Thread group id in the initial pid namespace.
     pub tgid: u32,
-    /// Start time of the thread group as the kernel gives it (`start_time`, nanoseconds since boot).
+    /// Start time of the thread group as the kernel gives it (`start_boottime`, nanoseconds since boot). `/proc` knows it to
+    /// 10 ms only: compare a key made from it through [`StartTicks`](super::StartTicks).
     pub start_ns: u64,
 }
 

@@ -52,6 +52,23 @@ impl Setup {
     /// # Errors
     /// When the series is no part of the matrix, or its kernel cannot be had.
     pub(crate) fn kernel(&self, series: &str) -> Result<&Kernel> {
+        self.find(series)?
+            .as_ref()
+            .map_err(|missing| anyhow::anyhow!("kernel {series} cannot be had: {}", missing.reason))
+    }
+
+    /// The kernels of these series in their order, or the whole matrix if none is named.
+    ///
+    /// # Errors
+    /// When a series is no part of the matrix.
+    pub(crate) fn choose(&self, series: &[String]) -> Result<Vec<&Result<Kernel, MissingKernel>>> {
+        if series.is_empty() {
+            return Ok(self.kernels.iter().collect());
+        }
+        series.iter().map(|series| self.find(series)).collect()
+    }
+
+    fn find(&self, series: &str) -> Result<&Result<Kernel, MissingKernel>> {
         let names: Vec<&str> = versions()
             .kernels
             .iter()
@@ -66,9 +83,7 @@ impl Setup {
                     names.join(", ")
                 )
             })?;
-        self.kernels[index]
-            .as_ref()
-            .map_err(|missing| anyhow::anyhow!("kernel {series} cannot be had: {}", missing.reason))
+        Ok(&self.kernels[index])
     }
 }
 

@@ -4,6 +4,9 @@
 
 use std::path::Path;
 
+/// Written to standard error just before the command begins; what comes before it is the kernel booting.
+pub(super) const BEGIN: &str = "undertrace: the command begins";
+
 /// The script that runs `shell` in `cwd` and leaves its exit code in the file `exit_code`.
 pub(super) fn script(
     cwd: &Path,
@@ -26,11 +29,15 @@ mounted /sys/fs/cgroup || mount -t cgroup2 cgroup2 /sys/fs/cgroup
 mounted /sys/kernel/debug || mount -t debugfs debugfs /sys/kernel/debug
 mounted /sys/kernel/tracing || mount -t tracefs tracefs /sys/kernel/tracing
 ip link set lo up
+echo {BEGIN} >&2
+# The kernel's warnings reach standard error while the command runs; a panic says why the machine died.
+echo 5 > /proc/sys/kernel/printk
 mkdir -p /run/home
 {exports}cd {cwd} || exit 125
 ( {shell}
 )
 code=$?
+echo 0 > /proc/sys/kernel/printk
 echo $code > {exit_code}
 sync
 exit $code

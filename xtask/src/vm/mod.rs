@@ -6,11 +6,13 @@
 
 use std::{
     fs,
-    io::{Read, Write},
     os::unix::process::{CommandExt as _, ExitStatusExt as _},
     path::{Path, PathBuf},
     process::{Child, Command, ExitStatus, Stdio},
-    sync::atomic::{AtomicU32, Ordering},
+    sync::{
+        Mutex,
+        atomic::{AtomicU32, AtomicUsize, Ordering},
+    },
     thread,
     time::{Duration, Instant},
 };
@@ -24,8 +26,10 @@ use crate::{
 };
 
 mod guest;
+mod output;
 
 pub(crate) use guest::command_line;
+pub(crate) use output::Output;
 
 /// Folders that the guest may write in, over this machine's content; what it writes vanishes with it.
 const OVERLAYS: [&str; 8] = [
@@ -55,15 +59,6 @@ pub(crate) struct Vm<'a> {
     pub(crate) cwd: PathBuf,
     /// Variables for the command, beside a small fixed set.
     pub(crate) env: Vec<(String, String)>,
-}
-
-/// Where the guest's output goes.
-#[derive(Debug)]
-pub(crate) enum Output {
-    /// To this process's own standard output and error.
-    Inherit,
-    /// Both appended to one file.
-    File(PathBuf),
 }
 
 /// How a boot ended.
@@ -116,7 +111,7 @@ impl<'a> Vm<'a> {
         )?;
         let mut command = self.command(setup, &folder, &script)?;
         let mut child = command.spawn().context("cannot start virtme-ng")?;
-        let copies = copy_output(&mut child, output)?;
+        let copies = output::copy(&mut child, output)?;
         let (status, in_time) = wait(&mut child, self.timeout)?;
         for copy in copies {
             copy.join().expect("copying output does not panic");
@@ -174,6 +169,7 @@ impl<'a> Vm<'a> {
             "--user",
             "root",
             "--force-9p",
+            "--show-boot-console",
             "--cwd",
             "/",
             "--name",
@@ -210,6 +206,30 @@ impl<'a> Vm<'a> {
     }
 }
 
+/// Runs a job for each item, two at a time: as many machines as two processors carry. Results are in the items' order.
+pub(crate) fn two_at_a_time<T: Sync, R: Send>(items: &[T], job: impl Fn(&T) -> R + Sync) -> Vec<R> {
+    let next = AtomicUsize::new(0);
+    let results: Mutex<Vec<(usize, R)>> = Mutex::new(Vec::new());
+    thread::scope(|threads| {
+        for _ in 0..2 {
+            threads.spawn(|| {
+                loop {
+                    let index = next.fetch_add(1, Ordering::Relaxed);
+                    let Some(item) = items.get(index) else { break };
+                    let result = job(item);
+                    results
+                        .lock()
+                        .expect("no job panics with the lock")
+                        .push((index, result));
+                }
+            });
+        }
+    });
+    let mut results = results.into_inner().expect("no job panics with the lock");
+    results.sort_by_key(|(index, _)| *index);
+    results.into_iter().map(|(_, result)| result).collect()
+}
+
 /// A folder for one boot: script, QEMU wrapper and exit code. Removed at the end.
 struct RunFolder {
     path: PathBuf,
@@ -219,9 +239,9 @@ impl RunFolder {
     fn new() -> Result<Self> {
         static NEXT: AtomicU32 = AtomicU32::new(0);
         let number = NEXT.fetch_add(1, Ordering::Relaxed);
-        let path = paths::target()
-            .join("vm")
-            .join(format!("{}-{number}", std::process::id()));
+        let parent = paths::target().join("vm");
+        remove_abandoned(&parent);
+        let path = parent.join(format!("{}-{number}", std::process::id()));
         fs::create_dir_all(&path).with_context(|| format!("cannot make {}", path.display()))?;
         Ok(Self {
             path: path.canonicalize()?,
@@ -233,6 +253,17 @@ impl Drop for RunFolder {
     fn drop(&mut self) {
         // What stays behind is small and lies in the target folder.
         let _ = fs::remove_dir_all(&self.path);
+    }
+}
+
+/// Removes the folders of runs that were ended by force.
+fn remove_abandoned(parent: &Path) {
+    for entry in fs::read_dir(parent).into_iter().flatten().flatten() {
+        let name = entry.file_name().to_string_lossy().into_owned();
+        let owner = name.split('-').next().unwrap_or_default();
+        if !Path::new("/proc").join(owner).exists() {
+            let _ = fs::remove_dir_all(entry.path());
+        }
     }
 }
 
@@ -252,48 +283,22 @@ fn wait(child: &mut Child, timeout: Duration) -> Result<(ExitStatus, bool)> {
     }
 }
 
-/// Copies both pipes of a child until they close.
-///
-/// QEMU reopens its standard output by path, which would truncate a regular file: it must always get pipes.
-fn copy_output(child: &mut Child, output: &Output) -> Result<Vec<thread::JoinHandle<()>>> {
-    let stdout = child.stdout.take().expect("standard output is piped");
-    let stderr = child.stderr.take().expect("standard error is piped");
-    Ok(match output {
-        Output::Inherit => {
-            vec![
-                copy(stdout, std::io::stdout()),
-                copy(stderr, std::io::stderr()),
-            ]
-        }
-        Output::File(path) => {
-            let file = fs::OpenOptions::new()
-                .create(true)
-                .append(true)
-                .open(path)
-                .with_context(|| format!("cannot write {}", path.display()))?;
-            vec![copy(stdout, file.try_clone()?), copy(stderr, file)]
-        }
-    })
-}
-
-fn copy(
-    mut from: impl Read + Send + 'static,
-    mut to: impl Write + Send + 'static,
-) -> thread::JoinHandle<()> {
-    thread::spawn(move || {
-        let mut buffer = [0; 8192];
-        while let Ok(count) = from.read(&mut buffer) {
-            // A reader that went away must not stop the machine: its output is drained on.
-            if count == 0 {
-                break;
-            }
-            let _ = to.write_all(&buffer[..count]).and_then(|()| to.flush());
-        }
-    })
-}
-
 fn make_executable(file: &Path) -> Result<()> {
     use std::os::unix::fs::PermissionsExt as _;
     fs::set_permissions(file, fs::Permissions::from_mode(0o755))
         .context("cannot make a file executable")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn jobs_keep_the_order_of_their_items() {
+        assert_eq!(
+            two_at_a_time(&[3, 1, 2, 5, 4], |n| n * 10),
+            [30, 10, 20, 50, 40]
+        );
+        assert_eq!(two_at_a_time(&[] as &[i32], |n| *n), Vec::<i32>::new());
+    }
 }

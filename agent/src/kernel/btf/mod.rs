@@ -8,6 +8,8 @@
 //!
 //! Format: Linux `include/uapi/linux/btf.h` and `Documentation/bpf/btf.rst`, 5.10 to 7.2.
 
+#[cfg(test)]
+mod kernels;
 mod prototype;
 #[cfg(test)]
 pub(crate) mod tests;

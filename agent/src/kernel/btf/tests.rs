@@ -370,7 +370,7 @@ fn refuses_what_is_no_btf_and_says_why() {
 }
 
 /// Asks everything that the daemon asks; none of the answers matters here.
-fn ask(bytes: &[u8]) {
+pub(super) fn ask(bytes: &[u8]) {
     let Ok(btf) = Btf::parse(bytes) else { return };
     for structure in ["socket", "sock_common", "flags", "twice", "pt_regs", ""] {
         for path in [

@@ -1,0 +1,84 @@
+//! Losses that can be forced, so that tests see each of them counted. Not for users: the flag is hidden.
+
+use std::{fmt, str::FromStr};
+
+use serde::Deserialize;
+
+macro_rules! faults {
+    ($($(#[doc = $doc:literal])+ $variant:ident = $name:literal;)+) => {
+        /// A loss or a broken feature, on request.
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+        #[serde(try_from = "String")]
+        pub enum Fault { $($(#[doc = $doc])+ $variant,)+ }
+
+        impl Fault {
+            /// Names of all faults.
+            pub const NAMES: &[&str] = &[$($name,)+];
+
+            /// Its name.
+            #[must_use]
+            pub const fn name(self) -> &'static str {
+                match self { $(Self::$variant => $name,)+ }
+            }
+        }
+
+        impl FromStr for Fault {
+            type Err = UnknownFault;
+
+            fn from_str(name: &str) -> Result<Self, UnknownFault> {
+                match name {
+                    $($name => Ok(Self::$variant),)+
+                    _ => Err(UnknownFault(name.to_owned())),
+                }
+            }
+        }
+    };
+}
+
+faults! {
+    /// The ring buffer has room for one page only.
+    RingFull = "ring-full";
+    /// `SOCKETS` has room for one connection.
+    SocketsFull = "sockets-full";
+    /// `THREADS` has room for one thread.
+    ThreadsFull = "threads-full";
+    /// `HEADS` has room for one cut head.
+    HeadsFull = "heads-full";
+    /// `HANDOVERS` has room for one record.
+    HandoversFull = "handovers-full";
+    /// Same-kernel records are neither stored nor found.
+    NoHandover = "no-handover";
+    /// Outgoing requests get no parent.
+    NoCausality = "no-causality";
+    /// The reader sleeps for longer than the ring buffer holds out.
+    SlowReader = "slow-reader";
+    /// The export queue has room for one span.
+    QueueFull = "queue-full";
+    /// Connections are not followed beyond the first.
+    ConnectionsOverLimit = "connections-over-limit";
+    /// Processes are gone when they are examined.
+    ProcessesVanish = "processes-vanish";
+    /// The agent is traced by itself.
+    TraceOwn = "trace-own";
+}
+
+/// No fault has this name.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct UnknownFault(String);
+
+impl fmt::Display for UnknownFault {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let known = Fault::NAMES.join(", ");
+        write!(f, "no fault is called {:?}; known are {known}", self.0)
+    }
+}
+
+impl std::error::Error for UnknownFault {}
+
+impl TryFrom<String> for Fault {
+    type Error = UnknownFault;
+
+    fn try_from(name: String) -> Result<Self, UnknownFault> {
+        name.parse()
+    }
+}

@@ -1,0 +1,179 @@
+//! One source of configuration. The same struct is read from flags (clap), from UNDERTRACE_* variables and from YAML (serde), so that a new
+//! option is one field and one line in [`Layer::from_env`] and [`Layer::over`].
+
+use std::{path::PathBuf, str::FromStr};
+
+use clap::{ArgAction, Args};
+use serde::Deserialize;
+
+use super::{ConfigError, Env, fault::Fault, otlp::Section};
+
+/// What one source says; absent is `None` or empty.
+#[derive(Args, Clone, Debug, Default, Deserialize, PartialEq, Eq)]
+#[serde(deny_unknown_fields, default)]
+pub struct Layer {
+    /// Trace only connections with this port on either end [env: UNDERTRACE_PORT=80,443].
+    #[arg(
+        long,
+        value_name = "PORT",
+        value_delimiter = ',',
+        help_heading = "What is traced (default: everything)"
+    )]
+    pub port: Vec<u16>,
+    /// Trace only processes whose executable's path matches [env: UNDERTRACE_EXE].
+    #[arg(
+        long,
+        value_name = "GLOB",
+        value_delimiter = ',',
+        help_heading = "What is traced (default: everything)"
+    )]
+    pub exe: Vec<String>,
+    /// Trace only this process [env: UNDERTRACE_PID].
+    #[arg(
+        long,
+        value_name = "PID",
+        value_delimiter = ',',
+        help_heading = "What is traced (default: everything)"
+    )]
+    pub pid: Vec<u32>,
+    /// Trace only processes whose cgroup path matches [env: UNDERTRACE_CGROUP].
+    #[arg(
+        long,
+        value_name = "GLOB",
+        value_delimiter = ',',
+        help_heading = "What is traced (default: everything)"
+    )]
+    pub cgroup: Vec<String>,
+    /// Export url.query, which may hold secrets [env: UNDERTRACE_QUERY].
+    #[arg(long, num_args = 0..=1, default_missing_value = "true", require_equals = true, value_name = "BOOL", help_heading = "What is traced (default: everything)")]
+    pub query: Option<bool>,
+
+    /// Print each trace as a waterfall; the default when nothing else is configured [env: UNDERTRACE_CONSOLE].
+    #[arg(long, num_args = 0..=1, default_missing_value = "true", require_equals = true, value_name = "BOOL", help_heading = "Where spans go (OTLP: OTEL_EXPORTER_OTLP_ENDPOINT and its family)")]
+    pub console: Option<bool>,
+    /// Write spans to this file as OTLP JSON lines [env: UNDERTRACE_FILE].
+    #[arg(
+        long,
+        value_name = "PATH",
+        help_heading = "Where spans go (OTLP: OTEL_EXPORTER_OTLP_ENDPOINT and its family)"
+    )]
+    pub file: Option<PathBuf>,
+    /// Sampler for traces that begin here [env: OTEL_TRACES_SAMPLER].
+    #[arg(
+        long,
+        value_name = "NAME",
+        help_heading = "Where spans go (OTLP: OTEL_EXPORTER_OTLP_ENDPOINT and its family)"
+    )]
+    pub sampler: Option<String>,
+    /// Ratio for the samplers that want one, 0 to 1 [env: OTEL_TRACES_SAMPLER_ARG].
+    #[arg(
+        long,
+        value_name = "RATIO",
+        help_heading = "Where spans go (OTLP: OTEL_EXPORTER_OTLP_ENDPOINT and its family)"
+    )]
+    #[serde(deserialize_with = "text_or_number")]
+    pub sampler_arg: Option<String>,
+    /// OTLP settings of the YAML file; the environment outranks them.
+    #[arg(skip)]
+    pub otlp: Option<Section>,
+
+    /// Read options from this YAML file; flags and environment outrank it [env: UNDERTRACE_CONFIG].
+    #[arg(long, value_name = "PATH")]
+    #[serde(skip)]
+    pub config: Option<PathBuf>,
+    /// Write all counters to this file at the end [env: UNDERTRACE_STATS_JSON].
+    #[arg(long, value_name = "PATH")]
+    pub stats_json: Option<PathBuf>,
+    /// Create this file when every hook is attached [env: UNDERTRACE_READY_FILE].
+    #[arg(long, value_name = "PATH")]
+    pub ready_file: Option<PathBuf>,
+    /// Force a loss, to see that it is counted [env: UNDERTRACE_FAULT].
+    #[arg(long, value_name = "NAME", value_delimiter = ',', hide = true, action = ArgAction::Append)]
+    pub fault: Vec<Fault>,
+}
+
+impl Layer {
+    /// What UNDERTRACE_* variables say. Lists are separated by commas.
+    pub(super) fn from_env(env: Env<'_>) -> Result<Self, ConfigError> {
+        let text = |name: &str| env(name).filter(|value| !value.is_empty());
+        let path = |name: &str| text(name).map(PathBuf::from);
+        Ok(Self {
+            port: list(
+                env,
+                "UNDERTRACE_PORT",
+                "ports (1 to 65535) separated by commas",
+            )?,
+            exe: list(env, "UNDERTRACE_EXE", "globs separated by commas")?,
+            pid: list(env, "UNDERTRACE_PID", "process ids separated by commas")?,
+            cgroup: list(env, "UNDERTRACE_CGROUP", "globs separated by commas")?,
+            query: truth(env, "UNDERTRACE_QUERY")?,
+            console: truth(env, "UNDERTRACE_CONSOLE")?,
+            file: path("UNDERTRACE_FILE"),
+            sampler: text("OTEL_TRACES_SAMPLER"),
+            sampler_arg: text("OTEL_TRACES_SAMPLER_ARG"),
+            otlp: None,
+            config: path("UNDERTRACE_CONFIG"),
+            stats_json: path("UNDERTRACE_STATS_JSON"),
+            ready_file: path("UNDERTRACE_READY_FILE"),
+            fault: list(
+                env,
+                "UNDERTRACE_FAULT",
+                &format!("among {}", Fault::NAMES.join(", ")),
+            )?,
+        })
+    }
+
+    /// This layer where it says something, else the lower one. Lists are replaced, not joined.
+    #[must_use]
+    pub(super) fn over(self, lower: Self) -> Self {
+        fn list<T>(upper: Vec<T>, lower: Vec<T>) -> Vec<T> {
+            if upper.is_empty() { lower } else { upper }
+        }
+        Self {
+            port: list(self.port, lower.port),
+            exe: list(self.exe, lower.exe),
+            pid: list(self.pid, lower.pid),
+            cgroup: list(self.cgroup, lower.cgroup),
+            query: self.query.or(lower.query),
+            console: self.console.or(lower.console),
+            file: self.file.or(lower.file),
+            sampler: self.sampler.or(lower.sampler),
+            sampler_arg: self.sampler_arg.or(lower.sampler_arg),
+            otlp: self.otlp.or(lower.otlp),
+            config: self.config.or(lower.config),
+            stats_json: self.stats_json.or(lower.stats_json),
+            ready_file: self.ready_file.or(lower.ready_file),
+            fault: list(self.fault, lower.fault),
+        }
+    }
+}
+
+fn list<T: FromStr>(env: Env<'_>, name: &str, expected: &str) -> Result<Vec<T>, ConfigError> {
+    let Some(value) = env(name) else {
+        return Ok(Vec::new());
+    };
+    value
+        .split(',')
+        .map(str::trim)
+        .filter(|item| !item.is_empty())
+        .map(|item| {
+            item.parse()
+                .map_err(|_| ConfigError::value(name, &value, expected))
+        })
+        .collect()
+}
+
+fn truth(env: Env<'_>, name: &str) -> Result<Option<bool>, ConfigError> {
+    match env(name).as_deref().map(str::trim) {
+        None | Some("") => Ok(None),
+        Some("true" | "1" | "yes" | "on") => Ok(Some(true)),
+        Some("false" | "0" | "no" | "off") => Ok(Some(false)),
+        Some(value) => Err(ConfigError::value(name, value, "true or false")),
+    }
+}
+
+/// `sampler_arg: 0.1` is a number in YAML, and the same as `"0.1"`.
+fn text_or_number<'de, D: serde::Deserializer<'de>>(from: D) -> Result<Option<String>, D::Error> {
+    let number = Option::<f64>::deserialize(from)?;
+    Ok(number.map(|number| number.to_string()))
+}

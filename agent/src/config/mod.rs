@@ -1,0 +1,168 @@
+//! What the user asked for. Input: the command line, the environment, a YAML file. Output: a [`Config`] with every default filled in.
+//!
+//! Each of the three gives a [`Layer`]; a value of the command line outranks one of the environment, which outranks one of the file. The
+//! environment is a function argument, so that nothing here reads the process's own.
+
+pub mod cli;
+pub mod fault;
+pub mod file;
+pub mod layer;
+pub mod otlp;
+pub mod sampler;
+
+use std::{collections::HashMap, path::PathBuf};
+
+pub use self::{
+    cli::{Cli, Command},
+    fault::Fault,
+    layer::Layer,
+    sampler::Sampler,
+};
+use crate::export::{otlp::settings::Settings, queue::Limits};
+
+/// A look-up in the environment.
+pub type Env<'a> = &'a dyn Fn(&str) -> Option<String>;
+
+/// Everything that the agent's behaviour depends on.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Config {
+    /// Ports on either end of a connection; empty for all.
+    pub ports: Vec<u16>,
+    /// Globs for the path of the executable; empty for all.
+    pub executables: Vec<String>,
+    /// Process ids; empty for all.
+    pub pids: Vec<u32>,
+    /// Globs for the cgroup path; empty for all.
+    pub cgroups: Vec<String>,
+    /// Print traces.
+    pub console: bool,
+    /// Write OTLP JSON lines.
+    pub file: Option<PathBuf>,
+    /// Send spans.
+    pub traces: Option<Settings>,
+    /// Bounds of the queue before that.
+    pub queue: Limits,
+    /// Send the agent's own metrics.
+    pub metrics: Option<Settings>,
+    /// Attributes of the agent's own Resource, from OTEL_RESOURCE_ATTRIBUTES and OTEL_SERVICE_NAME.
+    pub own_attributes: Vec<(String, String)>,
+    /// Which traces are kept, where nobody before us decided.
+    pub sampler: Sampler,
+    /// Export `url.query`.
+    pub query: bool,
+    /// Losses to force, for tests.
+    pub faults: Vec<Fault>,
+    /// Where to write counters at the end.
+    pub stats_json: Option<PathBuf>,
+    /// File to create when every hook is attached.
+    pub ready_file: Option<PathBuf>,
+}
+
+/// Configuration that cannot be used; the text is one sentence for the user.
+#[derive(Debug, thiserror::Error)]
+pub enum ConfigError {
+    /// A variable or key has a value that it cannot have.
+    #[error("{name} is {value:?}, but must be {expected}")]
+    Value {
+        /// Variable, flag or key.
+        name: String,
+        /// As given.
+        value: String,
+        /// What it may be.
+        expected: String,
+    },
+    /// A file that was named cannot be read.
+    #[error("cannot read {path}, named by {name}")]
+    Read {
+        /// Variable or flag.
+        name: String,
+        /// The file.
+        path: PathBuf,
+        /// What the system said.
+        #[source]
+        source: std::io::Error,
+    },
+    /// The file is not the YAML that is expected.
+    #[error("{path}:{line}:{column}: {reason}")]
+    Yaml {
+        /// The file.
+        path: PathBuf,
+        /// Counted from 1; 0 when not known.
+        line: u64,
+        /// Counted from 1; 0 when not known.
+        column: u64,
+        /// What is wrong.
+        reason: String,
+    },
+}
+
+impl ConfigError {
+    fn value(name: &str, value: &str, expected: impl Into<String>) -> Self {
+        Self::Value {
+            name: name.to_owned(),
+            value: value.to_owned(),
+            expected: expected.into(),
+        }
+    }
+}
+
+impl Config {
+    /// The configuration of these flags and this environment, and of the file that one of them names.
+    ///
+    /// # Errors
+    /// A value cannot be used, or a file cannot be read.
+    pub fn resolve(flags: Layer, env: Env<'_>) -> Result<Self, ConfigError> {
+        let from_env = Layer::from_env(env)?;
+        let path = flags.config.clone().or_else(|| from_env.config.clone());
+        let from_file = match path {
+            Some(path) => file::read(&path)?,
+            None => Layer::default(),
+        };
+        let layer = flags.over(from_env).over(from_file);
+
+        let disabled = otlp::flag(env, "OTEL_SDK_DISABLED").unwrap_or(false);
+        let variables = layer
+            .otlp
+            .as_ref()
+            .map_or_else(HashMap::new, otlp::Section::variables);
+        let otlp_env = |name: &str| {
+            env(name)
+                .filter(|value| !value.is_empty())
+                .or_else(|| variables.get(name).cloned())
+        };
+        let exporters = otlp::Exporters::read(&otlp_env)?;
+        let traces = if disabled || !exporters.traces {
+            None
+        } else {
+            otlp::settings(otlp::Signal::Traces, &otlp_env)?
+        };
+        let metrics = if disabled || !exporters.metrics {
+            None
+        } else {
+            otlp::settings(otlp::Signal::Metrics, &otlp_env)?
+        };
+        let nowhere_else = traces.is_none() && layer.file.is_none();
+        Ok(Self {
+            ports: layer.port,
+            executables: layer.exe,
+            pids: layer.pid,
+            cgroups: layer.cgroup,
+            console: layer
+                .console
+                .unwrap_or(exporters.console || (nowhere_else && !exporters.none)),
+            file: layer.file,
+            traces,
+            queue: otlp::limits(env)?,
+            metrics,
+            own_attributes: otlp::own_attributes(env),
+            sampler: sampler::resolve(layer.sampler.as_deref(), layer.sampler_arg.as_deref())?,
+            query: layer.query.unwrap_or(false),
+            faults: layer.fault,
+            stats_json: layer.stats_json,
+            ready_file: layer.ready_file,
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,38 @@
+//! Spans for tests.
+
+use std::borrow::Cow;
+
+use crate::{
+    process::Resource,
+    span::{Span, SpanKind, Status},
+};
+
+/// A Resource with only a name.
+pub(crate) fn resource(name: &str) -> Resource {
+    Resource::new(vec![(Cow::Borrowed("service.name"), name.to_owned())])
+}
+
+/// A server span of service `web`: trace 0101..., span id `id`, one second after the epoch, a millisecond long.
+pub(crate) fn span(id: u8) -> Span {
+    Span {
+        trace_id: [1; 16],
+        span_id: [0, 0, 0, 0, 0, 0, 0, id],
+        parent_span_id: None,
+        trace_flags: 1,
+        parent_is_remote: false,
+        trace_state: None,
+        kind: SpanKind::Server,
+        name: "GET".into(),
+        start_unix_ns: 1_000_000_000,
+        end_unix_ns: 1_001_000_000,
+        status: Status::Unset,
+        attributes: vec![
+            ("http.request.method".into(), "GET".into()),
+            ("url.path".into(), "/".into()),
+            ("http.response.status_code".into(), 200_i64.into()),
+        ],
+        events: Vec::new(),
+        links: Vec::new(),
+        resource: resource("web"),
+    }
+}

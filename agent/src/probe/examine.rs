@@ -1,0 +1,88 @@
+//! From nothing to loaded programs, in the one order that works.
+//!
+//! Input: this machine. Output: [`Kernel`], what it offers, from which programs are loaded.
+
+use std::path::Path;
+
+use super::{
+    error::ProbeError,
+    hooks::Feature,
+    loader::{self, Loaded},
+    objects,
+    plan::Plan,
+    settings::{Settings, Value},
+};
+use crate::kernel::{
+    btf::{self, Btf},
+    features::{self, Features, Severity},
+    offsets::Offsets,
+};
+
+/// Name of the object with the programs of [`HOOKS`](super::hooks::HOOKS).
+pub const OBJECT: &str = "capture";
+
+/// What this kernel offers. Holds the kernel's type information (some 10 MB): drop it when the programs are loaded.
+pub struct Kernel {
+    /// Facts about the machine.
+    pub features: Features,
+    /// Where the members of kernel structs are.
+    pub offsets: Offsets,
+    /// Which hooks fit.
+    pub plan: Plan,
+    pub(super) btf_bytes: Vec<u8>,
+    /// Arguments of `inet_csk_accept`: 4 before Linux 6.10, then 2. Its program finds the result behind them.
+    accept_arguments: u32,
+}
+
+impl Kernel {
+    /// Looks at the machine; features in `switched_off` are left out of the plan.
+    ///
+    /// # Errors
+    /// When something without which nothing can be traced is missing; the error says what to do.
+    pub fn examine(switched_off: &[Feature]) -> Result<Self, ProbeError> {
+        let features = Features::read();
+        let blocking = features.findings().into_iter();
+        let mut blocking = blocking.filter(|finding| finding.severity == Severity::Blocking);
+        if let Some(finding) = blocking.next() {
+            return Err(ProbeError::Blocked { finding });
+        }
+        let btf_bytes = btf::read(Path::new(btf::VMLINUX))?;
+        let types = Btf::parse(&btf_bytes)?;
+        let offsets = Offsets::resolve(&types)?;
+        let plan = Plan::new(&types, switched_off);
+        let accept = types.function("inet_csk_accept");
+        let accept_arguments = accept.map_or(0, |prototype| prototype.args.len() as u32);
+        Ok(Self {
+            features,
+            offsets,
+            plan,
+            btf_bytes,
+            accept_arguments,
+        })
+    }
+
+    /// Loads the chosen programs. Offsets are among the globals already; `settings` adds to them.
+    ///
+    /// # Errors
+    /// When maps cannot be created, or a required feature does not work.
+    pub fn load(&self, settings: &Settings) -> Result<Loaded, ProbeError> {
+        let object = objects::find(OBJECT).ok_or(ProbeError::NoObject)?;
+        raise_memlock();
+        let all = self.complete(settings);
+        loader::load(object.bytes, &self.btf_bytes, self.plan.clone(), &all)
+    }
+
+    /// What this kernel demands, and then `settings`.
+    pub(super) fn complete(&self, settings: &Settings) -> Settings {
+        Settings::from_offsets(&self.offsets)
+            .with("N_ARGS_ACCEPT", Value::U32(self.accept_arguments))
+            .and(settings)
+    }
+}
+
+/// Before Linux 5.11 maps count against a limit; later the limit does not matter.
+pub(super) fn raise_memlock() {
+    if let Err(error) = features::raise_memlock() {
+        tracing::debug!(%error, "limit on locked memory not raised");
+    }
+}

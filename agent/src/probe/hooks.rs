@@ -1,0 +1,344 @@
+//! The table of hooks: which program belongs on which place in the kernel, and what it is for.
+//!
+//! Adding a hook is one entry here. Nothing is decided: [`plan`](super::plan) does that from this table and the kernel's BTF.
+
+use serde::Serialize;
+
+/// Where a program is attached.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(tag = "kind", content = "target", rename_all = "snake_case")]
+pub enum Attach {
+    /// Entry of a kernel function (fentry, since Linux 5.5).
+    Entry(&'static str),
+    /// Return from a kernel function (fexit, since Linux 5.5).
+    Exit(&'static str),
+    /// A tracepoint with typed arguments (tp_btf, since Linux 5.5).
+    Tracepoint(&'static str),
+    /// Nowhere: user space runs it (BPF_PROG_TEST_RUN of a raw tracepoint program, since Linux 5.10).
+    Run,
+}
+
+impl Attach {
+    /// The kernel function whose prototype matters; tracepoints have none in BTF that can be looked up by name.
+    #[must_use]
+    pub const fn function(self) -> Option<&'static str> {
+        match self {
+            Self::Entry(function) | Self::Exit(function) => Some(function),
+            Self::Tracepoint(_) | Self::Run => None,
+        }
+    }
+}
+
+impl std::fmt::Display for Attach {
+    fn fmt(&self, to: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Entry(function) => write!(to, "fentry {function}"),
+            Self::Exit(function) => write!(to, "fexit {function}"),
+            Self::Tracepoint(name) => write!(to, "tp_btf {name}"),
+            Self::Run => to.write_str("run by the agent"),
+        }
+    }
+}
+
+/// What a group of hooks is for. All of a feature's hooks work, or the feature is off.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Feature {
+    /// Sends and receives on IPv4 sockets, and the end of every internet socket.
+    Inet,
+    /// Sends and receives on IPv6 sockets.
+    Inet6,
+    /// Sends and receives on unix stream sockets.
+    Unix,
+    /// connect(): who is the client, failed connects, connection times.
+    Connects,
+    /// accept(): who is the server.
+    Accepts,
+    /// Birth, change and death of processes.
+    Processes,
+    /// When a thread goes back to wait for work.
+    Waits,
+    /// Positions of idle connections.
+    LivePositions,
+}
+
+impl Feature {
+    /// All features, in the order in which a person reads them.
+    pub const ALL: &'static [Self] = &[
+        Self::Inet,
+        Self::Inet6,
+        Self::Unix,
+        Self::Connects,
+        Self::Accepts,
+        Self::Processes,
+        Self::Waits,
+        Self::LivePositions,
+    ];
+
+    /// Whether the agent is of no use without it.
+    #[must_use]
+    pub const fn is_required(self) -> bool {
+        matches!(self, Self::Inet)
+    }
+
+    /// What it is called on the console.
+    #[must_use]
+    pub const fn title(self) -> &'static str {
+        match self {
+            Self::Inet => "TCP over IPv4",
+            Self::Inet6 => "TCP over IPv6",
+            Self::Unix => "unix stream sockets",
+            Self::Connects => "outgoing connections",
+            Self::Accepts => "accepted connections",
+            Self::Processes => "process life",
+            Self::Waits => "event-loop rules",
+            Self::LivePositions => "idle connections",
+        }
+    }
+
+    /// What a user loses without it.
+    #[must_use]
+    pub const fn loss(self) -> &'static str {
+        match self {
+            Self::Inet => "nothing can be traced",
+            Self::Inet6 => "requests over IPv6 are not traced",
+            Self::Unix => "requests over unix sockets are not traced",
+            Self::Connects => {
+                "failed connects are not reported, and calls of event loops have no parent on new connections"
+            }
+            Self::Accepts => {
+                "the server's side of a connection is known only from its first request"
+            }
+            Self::Processes => "programs started after the agent are named late or not at all",
+            Self::Waits => "fewer calls made by event loops (nginx, Node) have a parent",
+            Self::LivePositions => {
+                "a span whose end follows no other traffic is complete only with the connection's next request"
+            }
+        }
+    }
+}
+
+/// Order of attachment: state is cleaned up from the first moment, and data comes when everything else is ready.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Stage {
+    /// Deletes state of things that end.
+    Cleanup,
+    /// Says who and when.
+    Context,
+    /// Sends and receives.
+    Data,
+}
+
+/// One program and the place it belongs to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Hook {
+    /// Name of the program in the object.
+    pub program: &'static str,
+    /// Where it is attached.
+    pub attach: Attach,
+    /// Argument types of the function as the program reads them; a function with others is refused. Empty: the program reads none.
+    pub arguments: &'static [&'static str],
+    /// What it is for.
+    pub feature: Feature,
+    /// When it is attached.
+    pub stage: Stage,
+    /// The program in whose place it may stand: it is used where that one does not fit.
+    pub instead_of: Option<&'static str>,
+}
+
+const SEND: &[&str] = &["struct socket *", "struct msghdr *", "size_t"];
+const RECEIVE: &[&str] = &["struct socket *", "struct msghdr *", "size_t", "int"];
+
+/// Every hook of the object `capture`. Prototypes: Linux net/ipv4/af_inet.c, net/ipv6/af_inet6.c, net/unix/af_unix.c,
+/// net/ipv4/inet_connection_sock.c, fs/eventpoll.c, fs/select.c, 5.10 to 7.2.
+pub const HOOKS: &[Hook] = &[
+    Hook::new(
+        "inet_sock_destruct_enter",
+        Attach::Entry("inet_sock_destruct"),
+        Feature::Inet,
+        Stage::Cleanup,
+    )
+    .reads(&["struct sock *"]),
+    Hook::new(
+        "unix_release_sock_enter",
+        Attach::Entry("unix_release_sock"),
+        Feature::Unix,
+        Stage::Cleanup,
+    )
+    .reads(&["struct sock *", "int"]),
+    Hook::new(
+        "sched_process_exit",
+        Attach::Tracepoint("sched_process_exit"),
+        Feature::Processes,
+        Stage::Cleanup,
+    ),
+    Hook::new(
+        "sched_process_exec",
+        Attach::Tracepoint("sched_process_exec"),
+        Feature::Processes,
+        Stage::Context,
+    ),
+    Hook::new(
+        "sched_process_fork",
+        Attach::Tracepoint("sched_process_fork"),
+        Feature::Processes,
+        Stage::Context,
+    ),
+    // Their arguments differ between kernels and are not read.
+    Hook::new(
+        "do_epoll_wait_enter",
+        Attach::Entry("do_epoll_wait"),
+        Feature::Waits,
+        Stage::Context,
+    ),
+    Hook::new(
+        "do_sys_poll_enter",
+        Attach::Entry("do_sys_poll"),
+        Feature::Waits,
+        Stage::Context,
+    ),
+    Hook::new(
+        "core_sys_select_enter",
+        Attach::Entry("core_sys_select"),
+        Feature::Waits,
+        Stage::Context,
+    ),
+    Hook::new(
+        "inet_sock_set_state",
+        Attach::Tracepoint("inet_sock_set_state"),
+        Feature::Connects,
+        Stage::Context,
+    ),
+    Hook::new(
+        "inet_csk_accept_exit",
+        Attach::Exit("inet_csk_accept"),
+        Feature::Accepts,
+        Stage::Context,
+    ),
+    Hook::new(
+        "live_positions",
+        Attach::Run,
+        Feature::LivePositions,
+        Stage::Context,
+    ),
+    Hook::new(
+        "inet_recvmsg_exit",
+        Attach::Exit("inet_recvmsg"),
+        Feature::Inet,
+        Stage::Data,
+    )
+    .reads(RECEIVE),
+    Hook::new(
+        "inet6_recvmsg_exit",
+        Attach::Exit("inet6_recvmsg"),
+        Feature::Inet6,
+        Stage::Data,
+    )
+    .reads(RECEIVE),
+    Hook::new(
+        "unix_stream_recvmsg_exit",
+        Attach::Exit("unix_stream_recvmsg"),
+        Feature::Unix,
+        Stage::Data,
+    )
+    .reads(RECEIVE),
+    Hook::new(
+        "unix_stream_sendmsg_exit",
+        Attach::Exit("unix_stream_sendmsg"),
+        Feature::Unix,
+        Stage::Data,
+    )
+    .reads(SEND),
+    Hook::new(
+        "inet_sendmsg_enter",
+        Attach::Entry("inet_sendmsg"),
+        Feature::Inet,
+        Stage::Data,
+    )
+    .reads(SEND),
+    Hook::new(
+        "inet6_sendmsg_enter",
+        Attach::Entry("inet6_sendmsg"),
+        Feature::Inet6,
+        Stage::Data,
+    )
+    .reads(SEND),
+    Hook::new(
+        "unix_stream_sendmsg_enter",
+        Attach::Entry("unix_stream_sendmsg"),
+        Feature::Unix,
+        Stage::Data,
+    )
+    .reads(SEND),
+];
+
+impl Hook {
+    const fn new(program: &'static str, attach: Attach, feature: Feature, stage: Stage) -> Self {
+        Self {
+            program,
+            attach,
+            arguments: &[],
+            feature,
+            stage,
+            instead_of: None,
+        }
+    }
+
+    const fn reads(self, arguments: &'static [&'static str]) -> Self {
+        Self { arguments, ..self }
+    }
+
+    /// The program for which this hook was meant: its own, or the one it may replace.
+    #[must_use]
+    pub fn role(&self) -> &'static str {
+        self.instead_of.unwrap_or(self.program)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::HashSet;
+
+    use super::*;
+
+    #[test]
+    fn has_each_program_once_and_a_hook_for_each_feature() {
+        let programs: HashSet<_> = HOOKS.iter().map(|hook| hook.program).collect();
+        assert_eq!(programs.len(), HOOKS.len());
+        for feature in Feature::ALL {
+            assert!(
+                HOOKS.iter().any(|hook| hook.feature == *feature),
+                "{feature:?}"
+            );
+        }
+    }
+
+    #[test]
+    fn names_programs_by_what_they_attach_to() {
+        for hook in HOOKS.iter().filter(|hook| hook.instead_of.is_none()) {
+            let expected = match hook.attach {
+                Attach::Entry(function) => format!("{function}_enter"),
+                Attach::Exit(function) => format!("{function}_exit"),
+                Attach::Tracepoint(name) => name.to_owned(),
+                Attach::Run => hook.program.to_owned(),
+            };
+            assert_eq!(hook.program, expected);
+        }
+    }
+
+    #[test]
+    fn replaces_only_programs_that_come_before() {
+        for (position, hook) in HOOKS.iter().enumerate() {
+            let Some(replaced) = hook.instead_of else {
+                continue;
+            };
+            let earlier = HOOKS[..position]
+                .iter()
+                .find(|other| other.program == replaced);
+            assert_eq!(
+                earlier.map(|other| (other.feature, other.stage)),
+                Some((hook.feature, hook.stage))
+            );
+        }
+    }
+}

@@ -1,0 +1,212 @@
+//! Puts the programs of an object into the kernel, one by one.
+//!
+//! Input: the object's bytes, a [`Plan`], values of globals, sizes of maps. Output: [`Loaded`] programs, and the plan with what the verifier
+//! said. Nothing runs yet.
+
+use aya::{
+    Btf, Ebpf, EbpfLoader, Endianness, VerifierLogLevel,
+    programs::{Program, ProgramError},
+};
+
+use super::{
+    error::ProbeError,
+    hooks::{Attach, Hook},
+    plan::{Plan, Reason},
+    settings::{Settings, Value},
+    stats,
+};
+
+/// Lines of the verifier's log that are kept; the last ones say what is wrong.
+const LOG_LINES: usize = 6;
+
+/// Programs and maps that are in the kernel and attached nowhere.
+#[derive(Debug)]
+pub struct Loaded {
+    pub(super) ebpf: Ebpf,
+    pub(super) map_memory_bytes: u64,
+    /// What is used, after the verifier has spoken.
+    pub plan: Plan,
+}
+
+/// Loads what the plan has chosen from `object`. A refused program turns its feature off and nothing else.
+///
+/// # Errors
+/// When maps cannot be created, or a required feature does not work.
+pub fn load(
+    object: &[u8],
+    kernel_btf: &[u8],
+    mut plan: Plan,
+    settings: &Settings,
+) -> Result<Loaded, ProbeError> {
+    let btf = Btf::parse(kernel_btf, Endianness::default()).map_err(ProbeError::BtfForLoading)?;
+    let mut ebpf = loader(&btf, settings)
+        .load(object)
+        .map_err(ProbeError::Object)?;
+    let mut loaded: Vec<&'static str> = Vec::new();
+    // A refusal may bring a replacement into the plan, so ask again after each program.
+    while let Some(hook) = next_to_load(&plan, &loaded) {
+        match load_program(&mut ebpf, &hook, &btf) {
+            Ok(()) => loaded.push(hook.program),
+            Err(reason) => {
+                tracing::debug!(program = hook.program, %reason, "program not loaded");
+                plan.turn_off(hook.program, reason);
+            }
+        }
+    }
+    let chosen = plan.chosen();
+    for program in loaded {
+        if !chosen.iter().any(|hook| hook.program == program) {
+            unload(&mut ebpf, program);
+        }
+    }
+    check_required(&plan)?;
+    Ok(Loaded {
+        map_memory_bytes: stats::map_memory_bytes(&ebpf),
+        ebpf,
+        plan,
+    })
+}
+
+/// Fails when a required feature is off.
+pub(super) fn check_required(plan: &Plan) -> Result<(), ProbeError> {
+    match plan.required_but_off() {
+        None => Ok(()),
+        Some(feature) => match plan.why_off(feature) {
+            Some((program, reason)) => Err(ProbeError::Required {
+                feature,
+                program,
+                reason: reason.clone(),
+            }),
+            None => Ok(()),
+        },
+    }
+}
+
+/// The loading library with all settings in place.
+pub(super) fn loader<'a>(btf: &'a Btf, settings: &'a Settings) -> EbpfLoader<'a> {
+    let mut loader = EbpfLoader::new();
+    // A log of every instruction takes seconds to make on a refusal; the reason is in the short one too.
+    let level = if tracing::enabled!(tracing::Level::DEBUG) {
+        VerifierLogLevel::DEBUG | VerifierLogLevel::STATS
+    } else {
+        VerifierLogLevel::STATS
+    };
+    loader.btf(Some(btf)).verifier_log_level(level);
+    for (name, value) in &settings.globals {
+        match value {
+            Value::U32(value) => loader.override_global(name, value, false),
+            Value::U64(value) => loader.override_global(name, value, false),
+        };
+    }
+    for (name, size) in &settings.map_sizes {
+        loader.map_max_entries(name, *size);
+    }
+    loader
+}
+
+fn next_to_load(plan: &Plan, loaded: &[&str]) -> Option<Hook> {
+    let mut chosen = plan.chosen().into_iter();
+    chosen.find(|hook| !loaded.contains(&hook.program))
+}
+
+pub(super) fn load_program(ebpf: &mut Ebpf, hook: &Hook, btf: &Btf) -> Result<(), Reason> {
+    let program = ebpf.program_mut(hook.program).ok_or(Reason::NotInObject)?;
+    match (program, hook.attach) {
+        (Program::FEntry(program), Attach::Entry(function)) => program.load(function, btf),
+        (Program::FExit(program), Attach::Exit(function)) => program.load(function, btf),
+        (Program::BtfTracePoint(program), Attach::Tracepoint(name)) => program.load(name, btf),
+        (Program::RawTracePoint(program), Attach::Run) => program.load(),
+        _ => return Err(Reason::NotInObject),
+    }
+    .map_err(refused)
+}
+
+fn unload(ebpf: &mut Ebpf, program: &str) {
+    let unloaded = match ebpf.program_mut(program) {
+        Some(Program::FEntry(program)) => program.unload(),
+        Some(Program::FExit(program)) => program.unload(),
+        Some(Program::BtfTracePoint(program)) => program.unload(),
+        Some(Program::RawTracePoint(program)) => program.unload(),
+        _ => Ok(()),
+    };
+    if let Err(error) = unloaded {
+        tracing::debug!(program, %error, "program not unloaded");
+    }
+}
+
+fn refused(error: ProgramError) -> Reason {
+    match error {
+        ProgramError::LoadError {
+            io_error,
+            verifier_log,
+        } => Reason::Refused {
+            error: io_error.to_string(),
+            log: last_lines(&verifier_log.to_string()),
+        },
+        ProgramError::Btf(error) => Reason::Refused {
+            error: error.to_string(),
+            log: Vec::new(),
+        },
+        error => Reason::Refused {
+            error: chain(&error),
+            log: Vec::new(),
+        },
+    }
+}
+
+/// An error and its causes in one line.
+pub(super) fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        text = format!("{text}: {error}");
+        cause = error.source();
+    }
+    text
+}
+
+/// The last lines that say something; the statistics at the very end do not.
+pub(super) fn last_lines(log: &str) -> Vec<String> {
+    let statistics = |line: &&str| {
+        let line = line.trim_start();
+        ["processed ", "verification time ", "stack depth "]
+            .iter()
+            .any(|start| line.starts_with(start))
+    };
+    let lines = log
+        .lines()
+        .filter(|line| !line.trim().is_empty() && !statistics(line));
+    let lines: Vec<&str> = lines.collect();
+    let from = lines.len().saturating_sub(LOG_LINES);
+    lines[from..]
+        .iter()
+        .map(|line| (*line).to_owned())
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn keeps_the_reason_and_not_the_statistics() {
+        let log = "\n1\n2\n3\n4\n5\n6\nR1 invalid mem access 'inv'\nverification time 12 usec\nstack depth 8\nprocessed 7 insns (limit 1000000)\n";
+        assert_eq!(
+            last_lines(log),
+            ["2", "3", "4", "5", "6", "R1 invalid mem access 'inv'"]
+        );
+        assert!(last_lines("").is_empty());
+    }
+
+    #[test]
+    fn tells_an_error_with_all_its_causes() {
+        let error = ProbeError::Map {
+            name: "EVENTS",
+            source: Some(aya::maps::MapError::KeyNotFound),
+        };
+        assert_eq!(
+            chain(&error),
+            "map EVENTS of the kernel programs is not usable: key not found"
+        );
+    }
+}

@@ -1,0 +1,239 @@
+//! What user space writes into and reads from the maps.
+//!
+//! Input: [`Attached`] programs. Output: typed accessors, each owning its map. No entry is made here that the kernel would have to delete:
+//! who ends an entry stands in ARCHITECTURE.md.
+
+use agent_common::abi::{Counter, Policy, SELECTION_WORDS, VERDICT_BITS, Verdict};
+use aya::{
+    Ebpf,
+    maps::{Array, HashMap, Map, MapData, MapError, PerCpuArray, RingBuf},
+};
+use zerocopy::transmute;
+
+use super::{attach::Attached, error::ProbeError};
+
+/// Processes per word of `SELECTION`.
+const PER_WORD: u32 = u64::BITS / VERDICT_BITS;
+
+/// Every map that user space uses.
+pub struct Maps {
+    /// Records.
+    pub events: RingBuf<MapData>,
+    /// Verdicts on processes.
+    pub selection: Selection,
+    /// Ports that are traced.
+    pub ports: Ports,
+    /// What is captured of a connection.
+    pub policies: Policies,
+    /// The kernel's own counters.
+    pub counters: Counters,
+}
+
+impl Attached {
+    /// Takes the maps out; a second call fails.
+    ///
+    /// # Errors
+    /// When the object lacks one of them, or has it with other keys or values.
+    pub fn take_maps(&mut self) -> Result<Maps, ProbeError> {
+        Maps::take(&mut self.ebpf)
+    }
+}
+
+impl Maps {
+    fn take(ebpf: &mut Ebpf) -> Result<Self, ProbeError> {
+        Ok(Self {
+            events: take(ebpf, "EVENTS")?,
+            selection: Selection(take(ebpf, "SELECTION")?),
+            ports: Ports(take(ebpf, "PORTS")?),
+            policies: Policies(take(ebpf, "POLICIES")?),
+            counters: Counters(take(ebpf, "COUNTERS")?),
+        })
+    }
+}
+
+/// A map of the object as the type that it should be.
+pub(super) fn take<M>(ebpf: &mut Ebpf, name: &'static str) -> Result<M, ProbeError>
+where
+    M: TryFrom<Map, Error = MapError>,
+{
+    let map = ebpf
+        .take_map(name)
+        .ok_or(ProbeError::Map { name, source: None })?;
+    M::try_from(map).map_err(|source| ProbeError::Map {
+        name,
+        source: Some(source),
+    })
+}
+
+/// `SELECTION`: a verdict for each thread group id.
+pub struct Selection(Array<MapData, u64>);
+
+impl Selection {
+    /// Writes the verdict on a process; thread group ids beyond the kernel's limit of 2^22 do not exist and are ignored.
+    ///
+    /// The kernel's hooks write the word too, at fork and exit of its 32 processes, so the word is read again until it holds what was meant.
+    ///
+    /// # Errors
+    /// When the system call fails.
+    pub fn set(&mut self, tgid: u32, verdict: Verdict) -> Result<(), MapError> {
+        let Some(place) = Place::of(tgid) else {
+            return Ok(());
+        };
+        for _ in 0..MAX_TRIES {
+            let word = self.0.get(&place.word, 0)?;
+            if place.read(word) == verdict as u64 {
+                return Ok(());
+            }
+            self.0.set(place.word, place.write(word, verdict), 0)?;
+        }
+        Ok(())
+    }
+
+    /// The verdict on a process.
+    ///
+    /// # Errors
+    /// When the system call fails.
+    pub fn get(&self, tgid: u32) -> Result<Verdict, MapError> {
+        let Some(place) = Place::of(tgid) else {
+            return Ok(Verdict::Unknown);
+        };
+        let word = self.0.get(&place.word, 0)?;
+        Ok(match place.read(word) {
+            1 => Verdict::Selected,
+            2 => Verdict::Ignored,
+            3 => Verdict::Own,
+            _ => Verdict::Unknown,
+        })
+    }
+}
+
+/// Rounds of writing and reading again.
+const MAX_TRIES: usize = 4;
+
+/// Where a verdict stands.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Place {
+    word: u32,
+    shift: u32,
+}
+
+impl Place {
+    const fn of(tgid: u32) -> Option<Self> {
+        let word = tgid / PER_WORD;
+        if word >= SELECTION_WORDS {
+            return None;
+        }
+        let shift = tgid % PER_WORD * VERDICT_BITS;
+        Some(Self { word, shift })
+    }
+
+    const fn mask(self) -> u64 {
+        ((1 << VERDICT_BITS) - 1) << self.shift
+    }
+
+    const fn read(self, word: u64) -> u64 {
+        (word & self.mask()) >> self.shift
+    }
+
+    const fn write(self, word: u64, verdict: Verdict) -> u64 {
+        word & !self.mask() | (verdict as u64) << self.shift
+    }
+}
+
+/// `PORTS`: one bit for each TCP port.
+pub struct Ports(Array<MapData, u64>);
+
+impl Ports {
+    /// Traces connections of which one end has this port.
+    ///
+    /// # Errors
+    /// When the system call fails.
+    pub fn select(&mut self, port: u16) -> Result<(), MapError> {
+        let index = u32::from(port) / u64::BITS;
+        let word = self.0.get(&index, 0)?;
+        let bit = 1 << (u32::from(port) % u64::BITS);
+        self.0.set(index, word | bit, 0)
+    }
+}
+
+/// `POLICIES`: what is captured of a connection.
+pub struct Policies(HashMap<MapData, u64, [u32; 2]>);
+
+impl Policies {
+    /// Sets the policy of a connection.
+    ///
+    /// # Errors
+    /// When the map is full or the system call fails.
+    pub fn set(&mut self, connection: u64, policy: Policy) -> Result<(), MapError> {
+        let value: [u32; 2] = transmute!(policy);
+        self.0.insert(connection, value, 0)
+    }
+
+    /// Forgets a connection that is closed; one that has no policy is fine.
+    ///
+    /// # Errors
+    /// When the system call fails.
+    pub fn remove(&mut self, connection: u64) -> Result<(), MapError> {
+        match self.0.remove(&connection) {
+            Err(MapError::KeyNotFound | MapError::ElementNotFound) => Ok(()),
+            Err(MapError::SyscallError(error))
+                if error.io_error.kind() == std::io::ErrorKind::NotFound =>
+            {
+                Ok(())
+            }
+            other => other,
+        }
+    }
+}
+
+/// `COUNTERS`: what the programs count.
+pub struct Counters(PerCpuArray<MapData, u64>);
+
+impl Counters {
+    /// Every counter, summed over the CPUs; cumulative since the programs were loaded.
+    ///
+    /// # Errors
+    /// When a system call fails.
+    pub fn read(&self) -> Result<Vec<(Counter, u64)>, MapError> {
+        let sum = |counter: &Counter| {
+            let values = self.0.get(&(*counter as u32), 0)?;
+            Ok((*counter, values.iter().sum()))
+        };
+        Counter::ALL.iter().map(sum).collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn gives_every_process_bits_of_its_own() {
+        let first = Place::of(0).expect("0 is there");
+        assert_eq!(first, Place { word: 0, shift: 0 });
+        assert_eq!(Place::of(31), Some(Place { word: 0, shift: 62 }));
+        assert_eq!(Place::of(32), Some(Place { word: 1, shift: 0 }));
+        let last = Place::of((1 << 22) - 1).map(|place| place.word);
+        assert_eq!(last, Some(SELECTION_WORDS - 1));
+        assert_eq!(Place::of(1 << 22), None);
+    }
+
+    #[test]
+    fn changes_no_neighbour() {
+        for tgid in 0..32 {
+            let place = Place::of(tgid).expect("within the limit");
+            for verdict in [
+                Verdict::Unknown,
+                Verdict::Selected,
+                Verdict::Ignored,
+                Verdict::Own,
+            ] {
+                for word in [0, u64::MAX, 0x5555_5555_5555_5555] {
+                    let written = place.write(word, verdict);
+                    assert_eq!(place.read(written), verdict as u64);
+                    assert_eq!(written & !place.mask(), word & !place.mask());
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,354 @@
+//! What every program costs the verifier on this kernel.
+//!
+//! Input: the objects in this binary. Output: one [`Verified`] per program, as a line of JSON each. Each program is loaded twice: by the same
+//! library as in earnest, which says whether it loads, and by a system call of our own, because that library throws the verifier's
+//! statistics away when all is well and kernels before 5.16 tell them nowhere else. Nothing is attached.
+
+mod syscall;
+
+use std::{
+    collections::{BTreeMap, HashMap, HashSet},
+    io::Write,
+    os::fd::{AsFd, AsRawFd, OwnedFd, RawFd},
+};
+
+use aya::{
+    Btf, Ebpf, Endianness,
+    programs::{Program, ProgramError},
+};
+use aya_obj::{
+    Object,
+    btf::BtfKind,
+    generated::{bpf_attach_type, bpf_prog_type},
+};
+use serde::Serialize;
+
+use self::syscall::Request;
+use super::{
+    error::ProbeError,
+    examine::{Kernel, raise_memlock},
+    hooks::{Attach, HOOKS, Hook},
+    loader,
+    objects::{self, OBJECTS},
+    plan::{Reason, State},
+    settings::{Settings, Value},
+    stats,
+};
+
+/// What one program cost.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct Verified {
+    /// Name of the object.
+    pub object: String,
+    /// Name of the program.
+    pub program: String,
+    /// Instructions that the verifier walked, on all paths; the kernel's limit is one million.
+    pub processed: Option<u64>,
+    /// Bytes of stack, those of all called functions added up; the kernel's limit for each chain of calls is 512.
+    pub stack_bytes: Option<u64>,
+    /// Bytes of the program after the kernel's own changes.
+    pub xlated_bytes: Option<u64>,
+    /// Why it does not load, in one line; none when it does.
+    pub error: Option<String>,
+    /// Why it is not meant for this kernel; none when it is.
+    pub skipped: Option<String>,
+}
+
+/// Loads every program of every object and writes a line of JSON for each. `Ok(false)` when one did not load that this kernel should take.
+///
+/// # Errors
+/// When nothing can be loaded at all, or the output cannot be written.
+pub fn run(out: &mut impl Write) -> Result<bool, VerifyError> {
+    if OBJECTS.is_empty() {
+        return Err(ProbeError::NoObject.into());
+    }
+    let kernel = Kernel::examine(&[])?;
+    raise_memlock();
+    let settings = kernel.complete(&Settings::default());
+    let mut all_load = true;
+    for object in OBJECTS {
+        for verified in verify(object, &kernel, &settings)? {
+            all_load &= verified.error.is_none();
+            let line = serde_json::to_string(&verified).map_err(std::io::Error::other)?;
+            writeln!(out, "{line}")?;
+        }
+    }
+    Ok(all_load)
+}
+
+/// Why verifying stopped.
+#[derive(Debug, thiserror::Error)]
+pub enum VerifyError {
+    /// The kernel programs cannot be used at all.
+    #[error(transparent)]
+    Probe(#[from] ProbeError),
+    /// The object cannot be prepared for the statistics.
+    #[error("object {object} cannot be prepared for the verifier")]
+    Object {
+        /// Name of the object.
+        object: &'static str,
+        /// What is wrong with it.
+        #[source]
+        source: Box<dyn std::error::Error + Send + Sync>,
+    },
+    /// The output cannot be written.
+    #[error("cannot write the results")]
+    Output(#[from] std::io::Error),
+}
+
+fn verify(
+    object: &'static objects::Object,
+    kernel: &Kernel,
+    settings: &Settings,
+) -> Result<Vec<Verified>, VerifyError> {
+    let btf =
+        Btf::parse(&kernel.btf_bytes, Endianness::default()).map_err(ProbeError::BtfForLoading)?;
+    let mut ebpf = loader::loader(&btf, settings)
+        .load(object.bytes)
+        .map_err(ProbeError::Object)?;
+    let unprepared = |source| VerifyError::Object {
+        object: object.name,
+        source,
+    };
+    let prepared = Prepared::new(object.bytes, settings, &ebpf).map_err(unprepared)?;
+    // Sorted, so that two runs can be compared.
+    let programs: BTreeMap<_, _> = prepared.object.programs.iter().collect();
+    let mut all = Vec::new();
+    for (name, program) in programs {
+        let mut verified = Verified {
+            object: object.name.to_owned(),
+            program: name.clone(),
+            ..Verified::default()
+        };
+        match HOOKS.iter().find(|hook| hook.program == name) {
+            None => verified.error = Some("no hook is written down for it".to_owned()),
+            Some(hook) => match unsuitable(kernel, hook) {
+                Some(reason) => verified.skipped = Some(reason.to_string()),
+                None => measure(&mut verified, hook, &mut ebpf, &btf, &prepared, program),
+            },
+        }
+        all.push(verified);
+    }
+    Ok(all)
+}
+
+/// Why this kernel does not get the program; one that is only closed because another program is unsuitable gets tried.
+fn unsuitable<'a>(kernel: &'a Kernel, hook: &Hook) -> Option<&'a Reason> {
+    let mut entries = kernel.plan.entries.iter();
+    let entry = entries.find(|entry| entry.hook.program == hook.program)?;
+    match &entry.state {
+        State::Off {
+            reason: Reason::Incomplete { .. },
+        }
+        | State::Chosen => None,
+        State::Off { reason } => Some(reason),
+    }
+}
+
+fn measure(
+    verified: &mut Verified,
+    hook: &Hook,
+    ebpf: &mut Ebpf,
+    btf: &Btf,
+    prepared: &Prepared,
+    program: &aya_obj::Program,
+) {
+    if let Err(reason) = loader::load_program(ebpf, hook, btf) {
+        verified.error = Some(one_line(&reason));
+    } else {
+        verified.xlated_bytes = ebpf
+            .program(hook.program)
+            .and_then(|program| translated_bytes(program).ok().flatten())
+            .map(u64::from);
+    }
+    let Some(function) = prepared.object.functions.get(&program.function_key()) else {
+        return;
+    };
+    let (program_type, attach_type, attach_btf_id) = match request_types(hook, btf) {
+        Ok(types) => types,
+        Err(error) => {
+            verified.error.get_or_insert_with(|| error.to_string());
+            return;
+        }
+    };
+    let answer = syscall::load(&Request {
+        function,
+        license: &program.license,
+        btf: prepared.btf.as_ref(),
+        program_type,
+        attach_type,
+        attach_btf_id,
+    });
+    let statistics = Statistics::of(&answer.log);
+    verified.processed = statistics.processed;
+    verified.stack_bytes = statistics.stack_bytes;
+    if let Err(error) = answer.result {
+        let log = loader::last_lines(&answer.log).join(" | ");
+        verified
+            .error
+            .get_or_insert_with(|| format!("{error}: {log}"));
+    }
+}
+
+/// All lines of the verifier that were kept, since nobody is there to ask again.
+fn one_line(reason: &Reason) -> String {
+    match reason {
+        Reason::Refused { error, log } => format!("{error}: {}", log.join(" | ")),
+        other => other.to_string(),
+    }
+}
+
+fn translated_bytes(program: &Program) -> Result<Option<u32>, ProgramError> {
+    let info = match program {
+        Program::FEntry(program) => program.info()?,
+        Program::FExit(program) => program.info()?,
+        Program::BtfTracePoint(program) => program.info()?,
+        Program::RawTracePoint(program) => program.info()?,
+        _ => return Ok(None),
+    };
+    Ok(info.size_translated())
+}
+
+/// Program type, attach type and number of the BTF type it attaches to, 0 for none.
+fn request_types(hook: &Hook, btf: &Btf) -> Result<(u32, u32, u32), aya::BtfError> {
+    let tracing = bpf_prog_type::BPF_PROG_TYPE_TRACING as u32;
+    let function = |name| btf.id_by_type_name_kind(name, BtfKind::Func);
+    Ok(match hook.attach {
+        Attach::Entry(name) => (
+            tracing,
+            bpf_attach_type::BPF_TRACE_FENTRY as u32,
+            function(name)?,
+        ),
+        Attach::Exit(name) => (
+            tracing,
+            bpf_attach_type::BPF_TRACE_FEXIT as u32,
+            function(name)?,
+        ),
+        Attach::Tracepoint(name) => (
+            tracing,
+            bpf_attach_type::BPF_TRACE_RAW_TP as u32,
+            btf.id_by_type_name_kind(&format!("btf_trace_{name}"), BtfKind::Typedef)?,
+        ),
+        Attach::Run => (bpf_prog_type::BPF_PROG_TYPE_RAW_TRACEPOINT as u32, 0, 0),
+    })
+}
+
+/// The object with globals, maps and calls in place, as the loading library makes it; the maps are those that it created.
+struct Prepared {
+    object: Object,
+    /// The object's own types in the kernel, where it takes them.
+    btf: Option<OwnedFd>,
+}
+
+impl Prepared {
+    fn new(
+        bytes: &[u8],
+        settings: &Settings,
+        ebpf: &Ebpf,
+    ) -> Result<Self, Box<dyn std::error::Error + Send + Sync>> {
+        let mut object = Object::parse(bytes)?;
+        let values = settings.globals.iter();
+        let values: Vec<(&str, Vec<u8>)> = values
+            .map(|(name, value)| (*name, value_bytes(*value)))
+            .collect();
+        let globals: HashMap<&str, (&[u8], bool)> = values
+            .iter()
+            .map(|(name, bytes)| (*name, (bytes.as_slice(), false)))
+            .collect();
+        object.patch_map_data(globals)?;
+        let features = aya::features();
+        let types = match features.btf() {
+            Some(features) => object.fixup_and_sanitize_btf(features)?,
+            None => None,
+        };
+        let btf = match types {
+            Some(types) => Some(syscall::load_btf(&types.to_bytes())?),
+            None => None,
+        };
+        let sections: HashSet<usize> = object.functions.keys().map(|key| key.0).collect();
+        let descriptors: HashMap<&str, RawFd> = ebpf
+            .maps()
+            .filter_map(|(name, map)| Some((name, stats::data(map)?.fd().as_fd().as_raw_fd())))
+            .collect();
+        let maps = std::mem::take(&mut object.maps);
+        let located = maps.iter().filter_map(|(name, map)| {
+            let fd = descriptors.get(name.as_str())?;
+            Some((name.as_str(), *fd, map))
+        });
+        object.relocate_maps(located, &sections)?;
+        object.relocate_calls(&sections)?;
+        object.sanitize_functions(features);
+        Ok(Self { object, btf })
+    }
+}
+
+fn value_bytes(value: Value) -> Vec<u8> {
+    match value {
+        Value::U32(value) => value.to_ne_bytes().to_vec(),
+        Value::U64(value) => value.to_ne_bytes().to_vec(),
+    }
+}
+
+/// The last lines of the verifier's log (`print_verification_stats` of Linux kernel/bpf/verifier.c).
+#[derive(Debug, Default, PartialEq, Eq)]
+struct Statistics {
+    processed: Option<u64>,
+    stack_bytes: Option<u64>,
+}
+
+impl Statistics {
+    fn of(log: &str) -> Self {
+        let mut statistics = Self::default();
+        for line in log.lines().map(str::trim) {
+            if let Some(rest) = line.strip_prefix("processed ") {
+                let first = rest.split(' ').next().unwrap_or_default();
+                statistics.processed = first.parse().ok();
+            } else if let Some(rest) = line.strip_prefix("stack depth ") {
+                // One number for each function; newer kernels add words behind them.
+                let depths = rest.split(' ').next().unwrap_or_default();
+                let depths = depths
+                    .split('+')
+                    .filter_map(|depth| depth.parse::<u64>().ok());
+                statistics.stack_bytes = Some(depths.sum());
+            }
+        }
+        statistics
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn reads_the_statistics_of_old_and_new_kernels() {
+        let old = "verification time 90 usec\nstack depth 64+0\nprocessed 1234 insns (limit 1000000) max_states_per_insn 4 total_states 90 peak_states 90 mark_read 12\n";
+        let expected = Statistics {
+            processed: Some(1234),
+            stack_bytes: Some(64),
+        };
+        assert_eq!(Statistics::of(old), expected);
+        let calls = "stack depth 64+120+8\nprocessed 7 insns";
+        assert_eq!(Statistics::of(calls).stack_bytes, Some(192));
+        assert_eq!(Statistics::of("processed many"), Statistics::default());
+    }
+
+    #[test]
+    fn writes_one_flat_object_per_program() {
+        let verified = Verified {
+            object: "capture".to_owned(),
+            program: "p".to_owned(),
+            processed: Some(1),
+            stack_bytes: Some(2),
+            xlated_bytes: Some(3),
+            error: None,
+            skipped: None,
+        };
+        assert_eq!(
+            serde_json::to_string(&verified).ok().as_deref(),
+            Some(
+                r#"{"object":"capture","program":"p","processed":1,"stack_bytes":2,"xlated_bytes":3,"error":null,"skipped":null}"#
+            )
+        );
+    }
+}

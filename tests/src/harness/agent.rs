@@ -1,0 +1,291 @@
+//! The agent under test: the built `undertrace` binary, started as a user would start it.
+
+use std::{
+    collections::BTreeMap,
+    fs,
+    path::{Path, PathBuf},
+    process::Command,
+    time::Duration,
+};
+
+use anyhow::{Context as _, Result, bail, ensure};
+use rustix::process::Signal;
+use serde_json::Value;
+
+use super::{Context, PATIENCE, collector::Collector, process::Program, wait_for};
+
+/// How long the agent may take until its programs are attached: the verifier of an emulated machine needs seconds.
+const START: Duration = Duration::from_secs(60);
+
+/// How the agent is started.
+#[derive(Debug)]
+pub(crate) struct Setup {
+    arguments: Vec<String>,
+    environment: Vec<(String, String)>,
+}
+
+impl Setup {
+    /// Sends spans to this collector over gRPC.
+    pub(crate) fn grpc(collector: &Collector) -> Self {
+        Self::to(&collector.grpc_endpoint(), "grpc")
+    }
+
+    /// Sends spans to this collector over HTTP/protobuf.
+    pub(crate) fn http(collector: &Collector) -> Self {
+        Self::to(&collector.http_endpoint(), "http/protobuf")
+    }
+
+    /// Sends spans to this endpoint.
+    pub(crate) fn to(endpoint: &str, protocol: &str) -> Self {
+        Self::bare()
+            .env("OTEL_EXPORTER_OTLP_ENDPOINT", endpoint)
+            .env("OTEL_EXPORTER_OTLP_PROTOCOL", protocol)
+    }
+
+    /// Without any endpoint.
+    pub(crate) fn bare() -> Self {
+        Self {
+            arguments: Vec::new(),
+            environment: Vec::new(),
+        }
+    }
+
+    /// Traces this port.
+    pub(crate) fn port(self, port: u16) -> Self {
+        self.arg("--port").arg(port.to_string())
+    }
+
+    /// One more argument.
+    pub(crate) fn arg(mut self, argument: impl Into<String>) -> Self {
+        self.arguments.push(argument.into());
+        self
+    }
+
+    /// One more variable of its environment.
+    pub(crate) fn env(mut self, name: &str, value: &str) -> Self {
+        self.environment.push((name.into(), value.into()));
+        self
+    }
+
+    /// Starts it and waits until it traces.
+    ///
+    /// # Errors
+    /// When it ends, or is not ready in time; with the end of its log.
+    pub(crate) fn start(self, context: &Context) -> Result<Agent> {
+        let ready = context.folder().join("agent.ready");
+        let stats = context.folder().join("agent.stats.json");
+        for file in [&ready, &stats] {
+            let _ = fs::remove_file(file);
+        }
+        let mut command = Command::new(binary()?);
+        command
+            .arg("run")
+            .args(&self.arguments)
+            .arg("--ready-file")
+            .arg(&ready)
+            .arg("--stats-json")
+            .arg(&stats);
+        for (name, _) in std::env::vars_os() {
+            if name.to_string_lossy().starts_with("OTEL_") {
+                command.env_remove(name);
+            }
+        }
+        command.envs(self.environment);
+        let mut program = Program::start(context, "agent", &mut command)?;
+        let log = context.folder().join("agent.log");
+        let started = wait_for(
+            || format!("the agent to be ready; its log ends:\n{}", tail(&log)),
+            START,
+            || match program.is_running() {
+                Ok(true) => ready.exists().then_some(true),
+                _ => Some(false),
+            },
+        )?;
+        ensure!(started, "the agent ended at once:\n{}", tail(&log));
+        Ok(Agent {
+            program,
+            stats,
+            log,
+        })
+    }
+}
+
+/// The running agent.
+#[derive(Debug)]
+pub(crate) struct Agent {
+    program: Program,
+    stats: PathBuf,
+    log: PathBuf,
+}
+
+impl Agent {
+    /// Its process id.
+    pub(crate) fn pid(&self) -> u32 {
+        self.program.pid()
+    }
+
+    /// What it has printed so far.
+    pub(crate) fn output(&self) -> String {
+        self.program.output()
+    }
+
+    /// Memory it holds, KiB (`VmRSS` of /proc/PID/status).
+    ///
+    /// # Errors
+    /// When it is gone.
+    pub(crate) fn resident_kib(&self) -> Result<u64> {
+        let text = fs::read_to_string(format!("/proc/{}/status", self.pid()))?;
+        let line = text
+            .lines()
+            .find_map(|line| line.strip_prefix("VmRSS:"))
+            .context("no VmRSS")?;
+        Ok(line.trim().trim_end_matches("kB").trim().parse()?)
+    }
+
+    /// Ends it with SIGKILL.
+    ///
+    /// # Errors
+    /// When it is gone already.
+    pub(crate) fn kill_hard(mut self) -> Result<()> {
+        self.program.signal(Signal::KILL)?;
+        self.program.wait(PATIENCE)?;
+        Ok(())
+    }
+
+    /// Ends it as Ctrl-C does, and gives its statistics.
+    ///
+    /// # Errors
+    /// When it does not end, ends with a failure, writes no statistics, or its books do not balance.
+    pub(crate) fn stop(mut self) -> Result<Statistics> {
+        self.program.signal(Signal::INT)?;
+        let status = self
+            .program
+            .wait(PATIENCE)
+            .with_context(|| format!("the agent does not stop:\n{}", tail(&self.log)))?;
+        ensure!(
+            status.success(),
+            "the agent failed ({status}):\n{}",
+            tail(&self.log)
+        );
+        let text = fs::read_to_string(&self.stats).context("the agent left no statistics")?;
+        let statistics = Statistics::parse(&text)?;
+        if !statistics.imbalance.is_empty() {
+            bail!(
+                "the books do not balance:\n{}\n{statistics}",
+                statistics.imbalance.join("\n")
+            );
+        }
+        Ok(statistics)
+    }
+}
+
+/// What the agent counted.
+#[derive(Debug)]
+pub(crate) struct Statistics {
+    counters: BTreeMap<String, u64>,
+    /// Equations that do not hold; none when the books balance.
+    imbalance: Vec<String>,
+}
+
+impl Statistics {
+    fn parse(text: &str) -> Result<Self> {
+        let value: Value = serde_json::from_str(text).context("the statistics are no JSON")?;
+        let mut counters = BTreeMap::new();
+        collect(&value, &mut counters);
+        let equations = value
+            .get("balance")
+            .and_then(Value::as_array)
+            .filter(|equations| !equations.is_empty())
+            .context("the statistics have no balance")?;
+        let imbalance = equations
+            .iter()
+            .filter(|equation| equation.get("holds") != Some(&Value::Bool(true)))
+            .map(Value::to_string)
+            .collect();
+        Ok(Self {
+            counters,
+            imbalance,
+        })
+    }
+
+    /// The value of a counter.
+    ///
+    /// # Panics
+    /// When there is no such counter: a scenario that reads a misspelt one must not pass.
+    #[track_caller]
+    pub(crate) fn get(&self, name: &str) -> u64 {
+        *self
+            .counters
+            .get(name)
+            .unwrap_or_else(|| panic!("no counter {name} in\n{self}"))
+    }
+}
+
+impl std::fmt::Display for Statistics {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        for (name, value) in self.counters.iter().filter(|(_, value)| **value != 0) {
+            writeln!(f, "{name} {value}")?;
+        }
+        Ok(())
+    }
+}
+
+/// Takes every number by its own name, however deep the objects are nested.
+fn collect(value: &Value, counters: &mut BTreeMap<String, u64>) {
+    let Some(object) = value.as_object() else {
+        return;
+    };
+    for (name, value) in object {
+        match value.as_u64() {
+            Some(number) => {
+                counters.insert(name.clone(), number);
+            }
+            None => collect(value, counters),
+        }
+    }
+}
+
+/// The agent's binary: `UNDERTRACE_BIN`, or `undertrace` beside this program.
+///
+/// # Errors
+/// When there is none.
+pub(crate) fn binary() -> Result<PathBuf> {
+    let path = match std::env::var_os("UNDERTRACE_BIN") {
+        Some(path) => PathBuf::from(path),
+        None => std::env::current_exe()?.with_file_name("undertrace"),
+    };
+    ensure!(
+        path.is_file(),
+        "no agent at {}: build it with `cargo xtask build`",
+        path.display()
+    );
+    Ok(path)
+}
+
+fn tail(log: &Path) -> String {
+    let text = fs::read(log)
+        .map(|bytes| String::from_utf8_lossy(&bytes).into_owned())
+        .unwrap_or_default();
+    let lines: Vec<_> = text.lines().collect();
+    lines[lines.len().saturating_sub(30)..].join("\n")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn statistics_are_found_at_any_depth() {
+        let text = r#"{"kernel":{"ring_full":0},"agent":{"spans":3},"balance":[{"what":"spans","holds":false}]}"#;
+        let statistics = Statistics::parse(text).expect("well formed");
+        assert_eq!(
+            (statistics.get("ring_full"), statistics.get("spans")),
+            (0, 3)
+        );
+        assert_eq!(statistics.imbalance, [r#"{"holds":false,"what":"spans"}"#]);
+        assert!(
+            Statistics::parse("{}").is_err(),
+            "statistics without a balance prove nothing"
+        );
+    }
+}

@@ -1,0 +1,140 @@
+//! What scenarios are written with: the agent under test, a collector, workloads, raw clients, and queries on what arrived.
+
+pub(crate) mod agent;
+pub(crate) mod collector;
+pub(crate) mod http;
+pub(crate) mod load;
+pub(crate) mod network;
+pub(crate) mod process;
+pub(crate) mod service;
+pub(crate) mod trace;
+
+use std::{
+    cell::Cell,
+    fs,
+    net::TcpListener,
+    path::{Path, PathBuf},
+    thread,
+    time::{Duration, Instant},
+};
+
+use anyhow::{Context as _, Result, bail};
+
+/// How long a scenario waits for anything that should happen soon; emulated machines are slow.
+pub(crate) const PATIENCE: Duration = Duration::from_secs(20);
+
+/// The reason why a scenario cannot run here; returned as an error, reported as "skipped".
+#[derive(Debug)]
+pub(crate) struct Skip(pub(crate) String);
+
+impl std::fmt::Display for Skip {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl std::error::Error for Skip {}
+
+/// What one run of one scenario owns: a folder and ports.
+#[derive(Debug)]
+pub(crate) struct Context {
+    folder: PathBuf,
+    next_port: Cell<u16>,
+}
+
+impl Context {
+    /// A fresh folder for the scenario of this name.
+    ///
+    /// # Errors
+    /// When no folder can be made.
+    pub(crate) fn new(name: &str) -> Result<Self> {
+        let folder = std::env::temp_dir().join(format!("undertrace-{name}-{}", std::process::id()));
+        fs::create_dir_all(&folder).with_context(|| format!("cannot make {}", folder.display()))?;
+        Ok(Self {
+            folder,
+            next_port: Cell::new(18_000),
+        })
+    }
+
+    /// The folder of this run; removed at its end.
+    pub(crate) fn folder(&self) -> &Path {
+        &self.folder
+    }
+
+    /// A port that nothing listens on, below the range from which clients get theirs.
+    ///
+    /// # Panics
+    /// When a thousand ports in a row are taken.
+    pub(crate) fn port(&self) -> u16 {
+        for _ in 0..1000 {
+            let port = self.next_port.replace(self.next_port.get() + 1);
+            if TcpListener::bind(("127.0.0.1", port)).is_ok() {
+                return port;
+            }
+        }
+        panic!("no free port from 18000 on");
+    }
+}
+
+impl Drop for Context {
+    fn drop(&mut self) {
+        if !thread::panicking() && std::env::var_os("UNDERTRACE_KEEP").is_none() {
+            let _ = fs::remove_dir_all(&self.folder);
+        }
+    }
+}
+
+/// Waits until `condition` gives a value.
+///
+/// # Errors
+/// When `patience` has passed; the text of `what` says what was waited for.
+pub(crate) fn wait_for<T>(
+    what: impl Fn() -> String,
+    patience: Duration,
+    mut condition: impl FnMut() -> Option<T>,
+) -> Result<T> {
+    let deadline = Instant::now() + patience;
+    loop {
+        if let Some(value) = condition() {
+            return Ok(value);
+        }
+        if Instant::now() > deadline {
+            bail!("waited {} s in vain: {}", patience.as_secs(), what());
+        }
+        thread::sleep(Duration::from_millis(5));
+    }
+}
+
+/// Fails unless both texts are the same, with a difference by lines.
+///
+/// # Panics
+/// When they differ.
+#[track_caller]
+pub(crate) fn assert_text(what: &str, actual: &str, expected: &str) {
+    let (actual, expected) = (actual.trim_end(), expected.trim_end());
+    if actual == expected {
+        return;
+    }
+    let mut text = format!("{what} differs (- expected, + actual):\n");
+    let left: Vec<_> = expected.lines().collect();
+    let right: Vec<_> = actual.lines().collect();
+    let common = left.iter().zip(&right).take_while(|(a, b)| a == b).count();
+    for line in &left[..common] {
+        text.push_str(&format!("  {line}\n"));
+    }
+    for line in left[common..].iter().take(40) {
+        text.push_str(&format!("- {line}\n"));
+    }
+    for line in right[common..].iter().take(40) {
+        text.push_str(&format!("+ {line}\n"));
+    }
+    panic!("{text}");
+}
+
+/// The running kernel's release, e.g. `6.12.107+deb13-amd64`.
+pub(crate) fn kernel_release() -> String {
+    rustix::system::uname()
+        .release()
+        .to_string_lossy()
+        .into_owned()
+}

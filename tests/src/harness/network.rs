@@ -1,0 +1,182 @@
+//! Network namespaces of a scenario's own, joined by veth pairs, with address translation between them.
+
+use std::{fs::File, process::Command, thread};
+
+use anyhow::{Context as _, Result, ensure};
+use rustix::thread::LinkNameSpaceType;
+
+use super::{Skip, service};
+
+/// A client's namespace, a router's, a server's; the client reaches the server only through the router.
+#[derive(Debug)]
+pub(crate) struct Routed {
+    /// Name of the client's namespace; address 10.77.1.2.
+    pub(crate) client: String,
+    /// Name of the server's namespace; address 10.77.2.2.
+    pub(crate) server: String,
+    router: String,
+}
+
+impl Routed {
+    /// Makes the three namespaces and the routes between them.
+    ///
+    /// # Errors
+    /// [`Skip`] when the kernel or iproute2 cannot.
+    pub(crate) fn new() -> Result<Self> {
+        let id = std::process::id();
+        let name = |part: &str| format!("ut{id}{part}");
+        let this = Self {
+            client: name("c"),
+            server: name("s"),
+            router: name("r"),
+        };
+        for namespace in [&this.client, &this.server, &this.router] {
+            ip(&["netns", "add", namespace])
+                .map_err(|error| Skip(format!("no network namespaces: {error:#}")))?;
+            ip(&["-n", namespace, "link", "set", "lo", "up"])?;
+        }
+        for (end, network) in [(&this.client, "1"), (&this.server, "2")] {
+            let outside = format!("v{id}n{network}");
+            ip(&[
+                "-n",
+                end,
+                "link",
+                "add",
+                "eth0",
+                "type",
+                "veth",
+                "peer",
+                "name",
+                &outside,
+                "netns",
+                &this.router,
+            ])
+            .map_err(|error| Skip(format!("no veth pairs: {error:#}")))?;
+            ip(&[
+                "-n",
+                end,
+                "address",
+                "add",
+                &format!("10.77.{network}.2/24"),
+                "dev",
+                "eth0",
+            ])?;
+            ip(&["-n", end, "link", "set", "eth0", "up"])?;
+            ip(&[
+                "-n",
+                &this.router,
+                "address",
+                "add",
+                &format!("10.77.{network}.1/24"),
+                "dev",
+                &outside,
+            ])?;
+            ip(&["-n", &this.router, "link", "set", &outside, "up"])?;
+            ip(&[
+                "-n",
+                end,
+                "route",
+                "add",
+                "default",
+                "via",
+                &format!("10.77.{network}.1"),
+            ])?;
+        }
+        run_in(
+            &this.router,
+            "sh",
+            &["-c", "echo 1 > /proc/sys/net/ipv4/ip_forward"],
+        )?;
+        Ok(this)
+    }
+
+    /// Makes the router translate the address 10.77.9.9 to the server's: the client sees an address that the server does not have.
+    ///
+    /// # Errors
+    /// [`Skip`] when neither nftables nor the traffic control action `nat` is there.
+    pub(crate) fn translate(&self) -> Result<()> {
+        let interface = format!("v{}n1", std::process::id());
+        let tc = |arguments: &[&str]| run_in(&self.router, "tc", arguments);
+        let attempt = || -> Result<()> {
+            tc(&["qdisc", "add", "dev", &interface, "clsact"])?;
+            let filter = ["filter", "add", "dev", &interface];
+            let to = [
+                "protocol",
+                "ip",
+                "u32",
+                "match",
+                "ip",
+                "dst",
+                "10.77.9.9/32",
+            ];
+            let from = [
+                "protocol",
+                "ip",
+                "u32",
+                "match",
+                "ip",
+                "src",
+                "10.77.2.2/32",
+            ];
+            let there = ["action", "nat", "ingress", "10.77.9.9", "10.77.2.2"];
+            let back = ["action", "nat", "egress", "10.77.2.2", "10.77.9.9"];
+            tc(&[&filter[..], &["ingress"], &to, &there].concat())?;
+            tc(&[&filter[..], &["egress"], &from, &back].concat())
+        };
+        Ok(attempt().map_err(|error| Skip(format!("no address translation here: {error:#}")))?)
+    }
+}
+
+impl Drop for Routed {
+    fn drop(&mut self) {
+        for namespace in [&self.client, &self.server, &self.router] {
+            let _ = ip(&["netns", "delete", namespace]);
+        }
+    }
+}
+
+/// Runs `work` on a thread inside a network namespace.
+///
+/// # Errors
+/// When the namespace cannot be entered, or `work` fails.
+pub(crate) fn inside<T: Send>(
+    namespace: &str,
+    work: impl FnOnce() -> Result<T> + Send,
+) -> Result<T> {
+    thread::scope(|scope| {
+        let thread = scope.spawn(|| {
+            let path = format!("/run/netns/{namespace}");
+            let file = File::open(&path).with_context(|| format!("cannot open {path}"))?;
+            rustix::thread::move_into_link_name_space(
+                std::os::fd::AsFd::as_fd(&file),
+                Some(LinkNameSpaceType::Network),
+            )
+            .with_context(|| format!("cannot enter {namespace}"))?;
+            work()
+        });
+        thread.join().expect("work does not panic")
+    })
+}
+
+fn ip(arguments: &[&str]) -> Result<()> {
+    run(&mut Command::new(service::program("ip")?), arguments)
+}
+
+fn run_in(namespace: &str, program: &str, arguments: &[&str]) -> Result<()> {
+    let mut command = Command::new(service::program("ip")?);
+    command
+        .args(["netns", "exec", namespace])
+        .arg(service::program(program)?);
+    run(&mut command, arguments)
+}
+
+fn run(command: &mut Command, arguments: &[&str]) -> Result<()> {
+    let output = command.args(arguments).output()?;
+    ensure!(
+        output.status.success(),
+        "{}: {}",
+        arguments.join(" "),
+        String::from_utf8_lossy(&output.stderr).trim()
+    );
+    Ok(())
+}

@@ -1,0 +1,208 @@
+//! Which incoming request an outgoing one belongs to. The truth is an id in every path; a wrong link fails, a missing one is counted.
+
+use anyhow::Result;
+
+use super::Scenario;
+use crate::harness::{
+    Context, PATIENCE,
+    agent::Setup,
+    collector::Collector,
+    load::{self, Links},
+    process::Program,
+    service,
+};
+
+pub(super) const SCENARIOS: &[Scenario] = &[
+    Scenario::core("causality_threads_concurrency_1", |context| {
+        threads(context, 1)
+    }),
+    Scenario::core("causality_threads_concurrency_16", |context| {
+        threads(context, 16)
+    }),
+    Scenario::core("causality_nginx_concurrency_1", |context| {
+        nginx(context, 1, true)
+    }),
+    Scenario::core("causality_nginx_concurrency_16", |context| {
+        nginx(context, 16, true)
+    }),
+    Scenario::full("causality_nginx_new_connections_16", |context| {
+        nginx(context, 16, false)
+    }),
+    Scenario::full("causality_asyncio_concurrency_1", |context| {
+        asyncio(context, 1)
+    }),
+    Scenario::core("causality_asyncio_concurrency_16", |context| {
+        asyncio(context, 16)
+    }),
+    Scenario::full("causality_node_concurrency_1", |context| {
+        node(context, 1, "Infinity")
+    }),
+    Scenario::core("causality_node_concurrency_16", |context| {
+        node(context, 16, "Infinity")
+    }),
+    Scenario::full("causality_node_limited_pool_16", |context| {
+        node(context, 16, "4")
+    }),
+];
+
+/// One piece of work: how many requests, over how many connections, with how many calls each, and how many links may be missing.
+struct Work {
+    service: &'static str,
+    prefix: &'static str,
+    requests: u32,
+    connections: u32,
+    calls: u32,
+    may_miss: bool,
+}
+
+fn threads(context: &mut Context, connections: u32) -> Result<()> {
+    let back = slow_backend(context)?;
+    let port = context.port();
+    let backend = format!("127.0.0.1:{}", back.1);
+    let front = service::python(
+        context,
+        "threads.py",
+        port,
+        &["--backend", &backend, "--backend", &backend],
+    )?;
+    let work = Work {
+        service: "threads",
+        prefix: "/f",
+        requests: 160,
+        connections,
+        calls: 2,
+        may_miss: false,
+    };
+    measure(context, &work, &(front, port), &back)
+}
+
+fn nginx(context: &mut Context, connections: u32, keepalive: bool) -> Result<()> {
+    let back = slow_backend(context)?;
+    let port = context.port();
+    let backend = format!("127.0.0.1:{}", back.1);
+    let values = [
+        ("BACKEND", backend.as_str()),
+        ("KEEPALIVE", "16"),
+        ("CONNECTION", if keepalive { "" } else { "close" }),
+    ];
+    let front = service::nginx(context, "proxy.conf", port, &values)?;
+    let work = Work {
+        service: "nginx",
+        prefix: "/p",
+        requests: 300,
+        connections,
+        calls: 1,
+        may_miss: connections > 1,
+    };
+    measure(context, &work, &(front, port), &back)
+}
+
+fn asyncio(context: &mut Context, connections: u32) -> Result<()> {
+    let back = slow_backend(context)?;
+    let port = context.port();
+    let backend = format!("127.0.0.1:{}", back.1);
+    let front = service::python(
+        context,
+        "event_loop.py",
+        port,
+        &["--backend", &backend, "--backend", &backend],
+    )?;
+    let work = Work {
+        service: "event_loop",
+        prefix: "/f",
+        requests: 160,
+        connections,
+        calls: 2,
+        may_miss: connections > 1,
+    };
+    measure(context, &work, &(front, port), &back)
+}
+
+fn node(context: &mut Context, connections: u32, max_sockets: &str) -> Result<()> {
+    let back = slow_backend(context)?;
+    let port = context.port();
+    let backend = format!("127.0.0.1:{}", back.1);
+    let arguments = [
+        "--max-sockets",
+        max_sockets,
+        "--backend",
+        &backend,
+        "--backend",
+        &backend,
+        "--backend",
+        &backend,
+    ];
+    let front = service::node(context, "calls.js", port, &arguments)?;
+    let work = Work {
+        service: "calls",
+        prefix: "/f",
+        requests: 80,
+        connections,
+        calls: 3,
+        may_miss: connections > 1 || max_sockets != "Infinity",
+    };
+    measure(context, &work, &(front, port), &back)
+}
+
+/// A threaded backend whose answers overtake each other.
+fn slow_backend(context: &Context) -> Result<(Program, u16)> {
+    let port = context.port();
+    Ok((
+        service::python(context, "threads.py", port, &["--delay-ms", "3"])?,
+        port,
+    ))
+}
+
+fn measure(
+    context: &Context,
+    work: &Work,
+    front: &(Program, u16),
+    back: &(Program, u16),
+) -> Result<()> {
+    let collector = Collector::start()?;
+    let agent = Setup::grpc(&collector)
+        .port(front.1)
+        .port(back.1)
+        .start(context)?;
+    load::numbered(front.1, work.prefix, work.requests, work.connections)?;
+    let calls = (work.requests * work.calls) as usize;
+    // Both ends of each request and of each call.
+    let all = 2 * work.requests as usize + 2 * calls;
+    collector.wait_for_spans(all, PATIENCE)?;
+    agent.stop()?;
+    let spans = collector.spans();
+    assert_eq!(spans.len(), all);
+    let incoming = spans
+        .servers()
+        .filter(|span| span.path().starts_with(work.prefix));
+    let outgoing = spans
+        .clients()
+        .filter(|span| span.path().starts_with("/b/"));
+    let received = spans
+        .servers()
+        .filter(|span| span.path().starts_with("/b/"));
+    assert_eq!(
+        (incoming.len(), outgoing.len(), received.len()),
+        (work.requests as usize, calls, calls)
+    );
+    // Between processes there is nothing to guess.
+    let carried = load::judge(&spans, &received, work.service);
+    assert_eq!(
+        carried,
+        Links {
+            right: calls,
+            ..Links::default()
+        },
+        "from call to backend"
+    );
+    let links = load::judge(&spans, &outgoing, work.service);
+    println!(
+        "{} at concurrency {}: {} right, {} missing, {} wrong of {calls}",
+        work.service, work.connections, links.right, links.missing, links.wrong
+    );
+    assert_eq!(links.wrong, 0, "{links:?}");
+    if !work.may_miss {
+        assert_eq!(links.missing, 0, "{links:?}");
+    }
+    Ok(())
+}

@@ -1,0 +1,156 @@
+//! The scenarios, one file per area; their names begin with the area.
+//!
+//! Each asserts what its workload did: exact counts, trees, attributes and sizes, and that the agent's books balance. None takes an
+//! expected value from what the agent prints.
+
+mod accounting;
+mod causality;
+mod context;
+mod export;
+mod http1;
+mod http1_bytes;
+mod identity;
+mod record;
+mod safety;
+
+use anyhow::{Context as _, Result};
+use clap::ValueEnum;
+use serde_json::json;
+
+use crate::harness;
+
+/// Which runs a scenario belongs to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, ValueEnum)]
+pub(crate) enum Tier {
+    /// Every run.
+    Core,
+    /// Only full runs. As a wish: everything.
+    Full,
+}
+
+/// One scenario.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Scenario {
+    /// `area_promise`.
+    pub(crate) name: &'static str,
+    /// Where it runs.
+    pub(crate) tier: Tier,
+    /// Virtual CPUs it needs.
+    pub(crate) cpus: u32,
+    /// Kernels of the matrix it is meant for; all when absent.
+    pub(crate) kernels: Option<&'static [&'static str]>,
+    /// What it needs on the kernel's command line.
+    pub(crate) append: Option<&'static str>,
+    /// It is ended after this time.
+    pub(crate) deadline_seconds: u64,
+    /// The scenario.
+    pub(crate) run: fn(&mut harness::Context) -> Result<()>,
+}
+
+impl Scenario {
+    const fn core(name: &'static str, run: fn(&mut harness::Context) -> Result<()>) -> Self {
+        Self {
+            name,
+            tier: Tier::Core,
+            cpus: 1,
+            kernels: None,
+            append: None,
+            deadline_seconds: 90,
+            run,
+        }
+    }
+
+    const fn full(name: &'static str, run: fn(&mut harness::Context) -> Result<()>) -> Self {
+        Self {
+            tier: Tier::Full,
+            deadline_seconds: 180,
+            ..Self::core(name, run)
+        }
+    }
+
+    const fn cpus(self, cpus: u32) -> Self {
+        Self { cpus, ..self }
+    }
+}
+
+/// All scenarios, by area.
+pub(crate) fn all() -> impl Iterator<Item = &'static Scenario> {
+    [
+        http1::SCENARIOS,
+        http1_bytes::SCENARIOS,
+        context::SCENARIOS,
+        causality::SCENARIOS,
+        identity::SCENARIOS,
+        export::SCENARIOS,
+        safety::SCENARIOS,
+        accounting::SCENARIOS,
+        record::SCENARIOS,
+    ]
+    .into_iter()
+    .flatten()
+}
+
+/// The scenario of this name.
+///
+/// # Errors
+/// When there is none.
+pub(crate) fn find(name: &str) -> Result<&'static Scenario> {
+    all()
+        .find(|scenario| scenario.name == name)
+        .with_context(|| format!("no scenario {name}; see --list"))
+}
+
+/// Prints the scenarios of a tier, one per line.
+///
+/// # Errors
+/// When a line cannot be made.
+pub(crate) fn list(tier: Tier, as_json: bool) -> Result<()> {
+    for scenario in all().filter(|scenario| scenario.tier <= tier) {
+        if as_json {
+            let tier = if scenario.tier == Tier::Core {
+                "core"
+            } else {
+                "full"
+            };
+            let line = json!({
+                "name": scenario.name, "tier": tier, "cpus": scenario.cpus,
+                "kernels": scenario.kernels, "append": scenario.append,
+            });
+            println!("{line}");
+        } else {
+            println!("{}", scenario.name);
+        }
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::HashSet;
+
+    use super::*;
+
+    #[test]
+    fn names_are_unique_and_begin_with_their_area() {
+        let areas = [
+            "http1",
+            "context",
+            "causality",
+            "identity",
+            "export",
+            "safety",
+            "accounting",
+            "record",
+        ];
+        let mut seen = HashSet::new();
+        for scenario in all() {
+            assert!(seen.insert(scenario.name), "{} twice", scenario.name);
+            let area = scenario.name.split('_').next().unwrap_or_default();
+            assert!(
+                areas.contains(&area),
+                "{} begins with no area",
+                scenario.name
+            );
+        }
+    }
+}

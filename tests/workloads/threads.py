@@ -1,0 +1,113 @@
+"""A threaded HTTP server: one thread per connection, calls made on the thread that serves.
+
+/f/ID          asks every backend for /b/ID/K, one after another, on connections that the thread keeps
+/b/ID[/K]      answers after a delay that depends on the ID, so that answers overtake each other
+/hello         six bytes
+/size/N        N bytes
+/status/N      an answer with that status and no body
+/chunked/N     N chunks of five bytes
+/hang          never answers
+/upload        reads the body, answers with its length
+"""
+
+import argparse
+import threading
+import time
+from http.client import HTTPConnection
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+
+own = threading.local()
+
+
+class Handler(BaseHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"
+    # Head and body in one send, as most servers do.
+    wbufsize = -1
+    disable_nagle_algorithm = True
+
+    def answer(self, body, status=200):
+        self.send_response(status)
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        if self.command != "HEAD":
+            self.wfile.write(body)
+        self.wfile.flush()
+
+    def do_GET(self):
+        parts = self.path.split("?")[0].strip("/").split("/")
+        if parts[0] == "f":
+            for index, address in enumerate(options.backend, 1):
+                call(address, f"/b/{parts[1]}/{index}")
+            self.answer(f"id={parts[1]};\n".encode())
+        elif parts[0] == "b":
+            time.sleep(int(parts[1]) * 7 % 5 * options.delay_ms / 1000)
+            self.answer(f"id={parts[1]};\n".encode())
+        elif parts[0] == "size":
+            self.answer(b"x" * int(parts[1]))
+        elif parts[0] == "status":
+            self.send_response(int(parts[1]))
+            if int(parts[1]) not in (204, 304):
+                self.send_header("Content-Length", "0")
+            self.end_headers()
+            self.wfile.flush()
+        elif parts[0] == "chunked":
+            self.send_response(200)
+            self.send_header("Transfer-Encoding", "chunked")
+            self.end_headers()
+            for _ in range(int(parts[1])):
+                self.wfile.write(b"5\r\nhello\r\n")
+                self.wfile.flush()
+            self.wfile.write(b"0\r\n\r\n")
+            self.wfile.flush()
+        elif parts[0] == "hang":
+            # Until the client goes away.
+            self.connection.recv(1)
+            self.close_connection = True
+        else:
+            self.answer(b"hello\n")
+
+    do_HEAD = do_GET
+    do_OPTIONS = do_GET
+    do_DELETE = do_GET
+
+    def do_POST(self):
+        left = int(self.headers.get("Content-Length", 0))
+        total = left
+        while left > 0:
+            left -= len(self.rfile.read(min(left, 65536)))
+        self.answer(f"{total}\n".encode())
+
+    do_PUT = do_POST
+    do_PATCH = do_POST
+
+    def log_message(self, *_):
+        pass
+
+
+class Server(ThreadingHTTPServer):
+    request_queue_size = 128
+    daemon_threads = True
+
+
+def call(address, path):
+    if not hasattr(own, "connections"):
+        own.connections = {}
+    connection = own.connections.get(address)
+    if connection is None:
+        host, port = address.rsplit(":", 1)
+        connection = own.connections[address] = HTTPConnection(host, int(port), timeout=20)
+    connection.request("GET", path)
+    response = connection.getresponse()
+    body = response.read()
+    if response.status != 200:
+        raise RuntimeError(f"{path}: {response.status}")
+    return body
+
+
+parser = argparse.ArgumentParser()
+parser.add_argument("--port", type=int, required=True)
+parser.add_argument("--host", default="127.0.0.1")
+parser.add_argument("--backend", action="append", default=[], help="HOST:PORT, repeatable")
+parser.add_argument("--delay-ms", type=float, default=0)
+options = parser.parse_args()
+Server((options.host, options.port), Handler).serve_forever()
