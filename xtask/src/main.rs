@@ -6,6 +6,7 @@ use anyhow::{Context as _, Result};
 use clap::{Args, Parser, Subcommand};
 
 mod build;
+mod demo;
 mod paths;
 mod run;
 mod setup;
@@ -32,6 +33,8 @@ struct Cli {
 
 #[derive(Debug, Subcommand)]
 enum Task {
+    /// Show it at work: a small shop, a few requests, each as one readable trace
+    Demo(demo::Arguments),
     /// Find or install all that building and testing need
     Setup,
     /// Build the kernel programs, then the agent that carries them
@@ -117,6 +120,7 @@ fn main() -> ExitCode {
 
 fn execute(task: Task) -> Result<ExitCode> {
     match task {
+        Task::Demo(arguments) => return demo::run(&arguments),
         Task::Setup => setup::print(&setup::run(Scope::All)?),
         Task::Build { release } => {
             let built = build::run(&setup::run(Scope::Build)?, release)?;

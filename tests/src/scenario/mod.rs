@@ -55,7 +55,7 @@ impl Scenario {
             cpus: 1,
             kernels: None,
             append: None,
-            deadline_seconds: 90,
+            deadline_seconds: 60,
             run,
         }
     }

@@ -94,6 +94,8 @@ pub(crate) enum Scope<'a> {
     Build,
     /// What building and one kernel's VM need.
     Vm(&'a str),
+    /// What the demonstration in one kernel's VM needs.
+    Demo(&'a str),
     /// Everything.
     All,
 }
@@ -110,7 +112,8 @@ pub(crate) fn run(scope: Scope<'_>) -> Result<Setup> {
 
     if scope != Scope::Build {
         let wanted = |package: &&HostPackage| {
-            scope == Scope::All || package.purpose.starts_with("virtual machines")
+            matches!(scope, Scope::All | Scope::Demo(_))
+                || package.purpose.starts_with("virtual machines")
         };
         let missing: Vec<_> = packages::missing(&table.host_packages)
             .into_iter()
@@ -196,7 +199,7 @@ fn fetch_kernels(cache: &Path, scope: Scope<'_>) -> Vec<Result<Kernel, MissingKe
         }
         let wanted = match scope {
             Scope::Build => false,
-            Scope::Vm(series) => series == pin.series,
+            Scope::Vm(series) | Scope::Demo(series) => series == pin.series,
             Scope::All => true,
         };
         let missing = |reason| MissingKernel {
