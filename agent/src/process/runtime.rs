@@ -79,16 +79,12 @@ const MARKS: &[Mark] = &[
         section: ".dynstr",
         text: b"\0libnode.so.",
     },
-    // The answer to `nginx -v` (src/core/nginx.c, ngx_show_version_info).
+    // The event loop's body (src/event/ngx_event.c); nginx exports its functions for its modules, also in what is built
+    // from its source under other names. A text such as its version would be found in programs that look for it, too.
     Mark {
         runtime: Runtime::Nginx,
-        section: ".rodata",
-        text: b"nginx version: nginx/",
-    },
-    Mark {
-        runtime: Runtime::Nginx,
-        section: ".rodata",
-        text: b"nginx version: openresty/",
+        section: ".dynstr",
+        text: b"\0ngx_process_events_and_timers\0",
     },
 ];
 
@@ -139,11 +135,7 @@ mod tests {
     fn recognises_runtimes_by_what_is_in_the_image() {
         let of = |sections: &[(&str, &[u8])]| recognise(image(sections).as_slice());
         assert_eq!(
-            of(&[(".rodata", b"\0nginx version: nginx/1.22.1\n\0")]),
-            Runtime::Nginx
-        );
-        assert_eq!(
-            of(&[(".rodata", b"nginx version: openresty/1.25\n")]),
+            of(&[(".dynstr", b"\0ngx_cycle\0ngx_process_events_and_timers\0")]),
             Runtime::Nginx
         );
         assert_eq!(
@@ -160,12 +152,17 @@ mod tests {
     #[test]
     fn does_not_take_a_name_for_a_runtime() {
         let of = |sections: &[(&str, &[u8])]| recognise(image(sections).as_slice());
-        assert_eq!(of(&[(".rodata", b"proxy_pass to nginx")]), Runtime::Other);
         assert_eq!(
-            of(&[(".data", b"nginx version: nginx/1.22.1")]),
-            Runtime::Other,
-            "the wrong section"
+            of(&[(".rodata", b"nginx version: nginx/1.22")]),
+            Runtime::Other
         );
+        assert_eq!(
+            of(&[(".rodata", b"\0ngx_process_events_and_timers\0uv_run\0")]),
+            Runtime::Other,
+            "a program that knows the names, such as this one"
+        );
+        let own = File::open("/proc/self/exe").expect("its own image is readable");
+        assert_eq!(recognise(&own), Runtime::Other);
         assert_eq!(
             of(&[(".dynstr", b"\0my_uv_run\0uv_runner\0")]),
             Runtime::Other
@@ -192,7 +189,7 @@ mod tests {
             runtimes.of(&File::open(&path).expect("it was just written"))
         };
         // The first image stays open and keeps its inode, as a running program would.
-        let first = image(&[(".rodata", b"nginx version: nginx/1.22.1")]);
+        let first = image(&[(".dynstr", b"\0ngx_process_events_and_timers\0")]);
         assert_eq!(of(&first), Runtime::Nginx);
         let held = File::open(&path).expect("it was just written");
         assert_eq!(
