@@ -5,6 +5,7 @@ use std::{path::PathBuf, process::ExitCode, time::Duration};
 use anyhow::{Context as _, Result};
 use clap::{Args, Parser, Subcommand};
 
+mod bench;
 mod build;
 mod demo;
 mod paths;
@@ -45,6 +46,8 @@ enum Task {
     },
     /// Run a command in a virtual machine with a kernel of the matrix
     Vm(VmArgs),
+    /// Measure what the agent costs, in instructions per request
+    Bench(bench::Arguments),
     /// Load every kernel program on every kernel and hold its cost against the budget
     Verify {
         /// Kernel series, all by default
@@ -130,6 +133,7 @@ fn execute(task: Task) -> Result<ExitCode> {
             setup::progress("agent", &built.agent.display().to_string());
         }
         Task::Vm(arguments) => return run_vm(arguments),
+        Task::Bench(arguments) => return bench::run(&arguments),
         Task::Verify { kernel, update } => return run_verify(&kernel, update),
         Task::Test {
             full,

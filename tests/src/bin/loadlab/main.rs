@@ -1,0 +1,76 @@
+//! Measures what the agent costs, inside a virtual machine in which guest time counts guest instructions.
+//!
+//! Input: the agent's binary and the object with the empty pair of programs. Output: one line of JSON per segment (see
+//! [`segment::Segment`]) in a file; `cargo xtask bench` starts this and makes figures of the lines. A segment is one run of a load
+//! generator against one service, in one setting: nothing attached, the empty pair, the agent, or the agent while the kernel
+//! measures each program run. It computes no figure itself.
+
+mod agent;
+mod load;
+mod process;
+mod programs;
+mod segment;
+mod service;
+mod sink;
+
+use std::{path::PathBuf, time::Duration};
+
+use anyhow::Result;
+use clap::{Parser, Subcommand};
+
+/// Measures what the agent costs; runs in a virtual machine.
+#[derive(Debug, Parser)]
+#[command(name = "loadlab")]
+struct Arguments {
+    #[command(subcommand)]
+    task: Task,
+}
+
+#[derive(Debug, Subcommand)]
+enum Task {
+    /// Run every segment and write one line of JSON for each
+    Measure(Measure),
+    /// Accept OTLP over HTTP, drop it unread, count its spans when standard input ends
+    Sink,
+}
+
+/// What to measure.
+#[derive(Debug, clap::Args)]
+struct Measure {
+    /// The agent; without it only the settings without an agent are measured
+    #[arg(long, value_name = "FILE")]
+    agent: Option<PathBuf>,
+    /// Object with the empty pair of programs
+    #[arg(long, value_name = "FILE")]
+    empty: PathBuf,
+    /// File for the lines
+    #[arg(long, value_name = "FILE")]
+    out: PathBuf,
+    /// Folder for the agent's logs
+    #[arg(long, value_name = "FOLDER")]
+    logs: PathBuf,
+    /// Only services whose name contains this
+    #[arg(long, value_name = "PATTERN", default_value = "")]
+    only: String,
+    /// Rounds; each has one segment of every setting
+    #[arg(long, default_value_t = 3)]
+    rounds: u32,
+    /// Guest seconds of load per segment
+    #[arg(long, default_value_t = 2)]
+    seconds: u64,
+}
+
+fn main() -> Result<()> {
+    match Arguments::parse().task {
+        Task::Measure(measure) => {
+            let lab = segment::Lab {
+                agent: measure.agent,
+                empty: measure.empty,
+                logs: measure.logs,
+                duration: Duration::from_secs(measure.seconds),
+            };
+            lab.measure(&measure.only, measure.rounds, &measure.out)
+        }
+        Task::Sink => sink::run(),
+    }
+}

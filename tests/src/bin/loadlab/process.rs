@@ -1,0 +1,141 @@
+//! Programs that a segment starts, and what the kernel says of their time and memory.
+
+use std::{
+    fs::{self, File},
+    os::unix::process::CommandExt as _,
+    path::Path,
+    process::{Child, Command, Stdio},
+    thread,
+    time::{Duration, Instant},
+};
+
+use anyhow::{Context as _, Result, bail};
+use rustix::process::{Pid, Signal, kill_process_group};
+
+/// A running program that leads a process group of its own, which is ended when this is dropped.
+#[derive(Debug)]
+pub(crate) struct Program {
+    /// The process; [`Program`] reaps it.
+    pub(crate) child: Child,
+}
+
+impl Program {
+    /// Starts a command whose output goes to a file.
+    ///
+    /// # Errors
+    /// When it cannot be started or the file cannot be made.
+    pub(crate) fn start(command: &mut Command, log: &Path) -> Result<Self> {
+        let file = File::create(log).with_context(|| format!("cannot make {}", log.display()))?;
+        command
+            .stdin(Stdio::null())
+            .stdout(file.try_clone()?)
+            .stderr(file);
+        Self::spawn(command)
+    }
+
+    /// Starts a command as it is.
+    ///
+    /// # Errors
+    /// When it cannot be started.
+    pub(crate) fn spawn(command: &mut Command) -> Result<Self> {
+        let child = command
+            .process_group(0)
+            .spawn()
+            .with_context(|| format!("cannot start {:?}", command.get_program()))?;
+        Ok(Self { child })
+    }
+
+    /// Process id; stays this program's until it is waited for or dropped.
+    pub(crate) fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
+    /// Ends it with SIGINT and waits.
+    ///
+    /// # Errors
+    /// When it has not ended by itself after `patience`.
+    pub(crate) fn interrupt(&mut self, patience: Duration) -> Result<()> {
+        rustix::process::kill_process(Pid::from_child(&self.child), Signal::INT)?;
+        let child = &mut self.child;
+        wait_for("the end of a program", patience, || {
+            Ok(child.try_wait()?.map(|_| ()))
+        })
+    }
+}
+
+impl Drop for Program {
+    fn drop(&mut self) {
+        if let Ok(None) = self.child.try_wait() {
+            // It may end between the two calls; it is not reaped, so its number is still its own.
+            let _ = kill_process_group(Pid::from_child(&self.child), Signal::KILL);
+            let _ = self.child.wait();
+        }
+    }
+}
+
+/// Asks again and again until there is an answer.
+///
+/// # Errors
+/// When asking fails, or there is no answer by the deadline.
+pub(crate) fn wait_for<T>(
+    what: &str,
+    patience: Duration,
+    mut ask: impl FnMut() -> Result<Option<T>>,
+) -> Result<T> {
+    let deadline = Instant::now() + patience;
+    loop {
+        if let Some(answer) = ask()? {
+            return Ok(answer);
+        }
+        if Instant::now() >= deadline {
+            bail!("waited {} s for {what}", patience.as_secs());
+        }
+        thread::sleep(Duration::from_millis(10));
+    }
+}
+
+/// Time that all threads of a process have run so far, nanoseconds (first field of `/proc/PID/task/TID/schedstat`).
+///
+/// # Errors
+/// When the process is gone.
+pub(crate) fn cpu_ns(pid: u32) -> Result<u64> {
+    let mut total = 0;
+    for task in fs::read_dir(format!("/proc/{pid}/task"))? {
+        // A thread may end between the listing and the look.
+        if let Ok(text) = fs::read_to_string(task?.path().join("schedstat")) {
+            total += text
+                .split_whitespace()
+                .next()
+                .and_then(|word| word.parse::<u64>().ok())
+                .unwrap_or(0);
+        }
+    }
+    Ok(total)
+}
+
+/// Resident memory of a process without the maps of kernel programs that it has mapped, KiB.
+///
+/// # Errors
+/// When the process is gone.
+pub(crate) fn resident_kib(pid: u32) -> Result<u64> {
+    let text = fs::read_to_string(format!("/proc/{pid}/smaps"))?;
+    let mut is_map = false;
+    let mut total = 0;
+    for line in text.lines() {
+        let Some((name, value)) = line.split_once(':').filter(|(name, _)| !name.contains(' '))
+        else {
+            // The first line of a mapping: addresses, rights, offset, device, inode, name.
+            is_map = line.ends_with("bpf-map") || line.ends_with("[perf_event]");
+            continue;
+        };
+        if name == "Rss" && !is_map {
+            total += value
+                .trim()
+                .trim_end_matches("kB")
+                .trim()
+                .parse::<u64>()
+                .unwrap_or(0);
+        }
+    }
+    Ok(total)
+}

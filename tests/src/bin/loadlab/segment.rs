@@ -1,0 +1,231 @@
+//! Segments: one load in one setting, and the order in which they follow each other.
+
+use std::{
+    collections::BTreeMap,
+    fs::{self, File},
+    io::Write as _,
+    path::{Path, PathBuf},
+    thread,
+    time::{Duration, Instant},
+};
+
+use anyhow::{Context as _, Result};
+use serde::Serialize;
+
+use crate::{
+    agent::Agent,
+    load, process,
+    programs::{self, Counting, EmptyPair, Runs},
+    service::{Kind, Service},
+};
+
+/// What attaching leaves to be done later must be done before a load begins.
+const REST: Duration = Duration::from_millis(500);
+
+/// An idle segment is this many times as long as one under load: it costs the machine nothing.
+const IDLE_FACTOR: u32 = 5;
+
+/// What is attached while a segment runs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+enum Setting {
+    /// Nothing.
+    Bare,
+    /// The empty pair.
+    Empty,
+    /// The agent.
+    Agent,
+    /// The empty pair while the kernel counts runs: tells what counting itself adds to the run time.
+    EmptyCounted,
+    /// The agent while the kernel counts runs.
+    AgentCounted,
+}
+
+/// One line of the result. Times are nanoseconds of the guest: half as many as instructions.
+#[derive(Debug, Serialize)]
+pub(crate) struct Segment {
+    service: &'static str,
+    setting: Setting,
+    round: u32,
+    /// Answers that the load generator received.
+    requests: u64,
+    /// Requests that the service served; a few more, because the load ends while some are under way.
+    served: u64,
+    /// Spans that the served requests are.
+    spans_expected: u64,
+    /// Duration of the load.
+    elapsed_ns: u64,
+    /// Runs of kernel programs during the load, where counted.
+    programs: Vec<Runs>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    agent: Option<AgentFigures>,
+}
+
+/// What the agent took.
+#[derive(Debug, Serialize)]
+struct AgentFigures {
+    /// Processor time during the load.
+    cpu_ns: u64,
+    /// Processor time after the load for what was left of it.
+    rest_ns: u64,
+    /// Processor time per second without load.
+    idle_ns_per_second: u64,
+    /// Processor time of the receiver of its export during the load, which is no cost of the agent.
+    sink_ns: u64,
+    /// Resident memory without maps.
+    resident_kib: u64,
+    /// Kernel memory of its maps.
+    map_bytes: u64,
+    /// Kernel memory of its programs.
+    program_bytes: u64,
+    /// Spans that the receiver got.
+    spans: u64,
+    /// Bytes of the export requests.
+    export_bytes: u64,
+    /// All counters that are not zero, from start to end.
+    counters: BTreeMap<String, u64>,
+}
+
+/// Where and what to measure.
+#[derive(Debug)]
+pub(crate) struct Lab {
+    /// The agent, if there is one.
+    pub(crate) agent: Option<PathBuf>,
+    /// Object with the empty pair.
+    pub(crate) empty: PathBuf,
+    /// Folder for logs.
+    pub(crate) logs: PathBuf,
+    /// Duration of a load.
+    pub(crate) duration: Duration,
+}
+
+impl Lab {
+    /// Measures every service whose name contains `only`, settings interleaved, and writes a line for each segment.
+    ///
+    /// # Errors
+    /// When a segment fails: a service, the load generator, the agent.
+    pub(crate) fn measure(&self, only: &str, rounds: u32, out: &Path) -> Result<()> {
+        let mut out =
+            File::create(out).with_context(|| format!("cannot write {}", out.display()))?;
+        for kind in Kind::ALL
+            .into_iter()
+            .filter(|kind| kind.name().contains(only))
+        {
+            let folder = self.logs.join(kind.name());
+            fs::create_dir_all(&folder)?;
+            let mut service = Service::start(kind, Path::new("/run"))?;
+            if let Some(warm_up) = kind.warm_up() {
+                load::run(&service.url, warm_up, &folder)?;
+            }
+            for round in 1..=rounds {
+                for setting in self.settings(kind, round) {
+                    let segment = self.segment(kind, &mut service, setting, round, &folder);
+                    let segment =
+                        segment.with_context(|| format!("{} {setting:?} {round}", kind.name()))?;
+                    serde_json::to_writer(&mut out, &segment)?;
+                    writeln!(out)?;
+                    let each_ns = segment.elapsed_ns / segment.requests.max(1);
+                    eprintln!(
+                        "{:<8} {setting:<13?} {round}  {:>8} requests, {each_ns:>9} ns each",
+                        kind.name(),
+                        segment.requests
+                    );
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Settings of a round. Counting is slow, so it has one segment of its own in the first round.
+    fn settings(&self, kind: Kind, round: u32) -> Vec<Setting> {
+        let mut settings = vec![Setting::Bare, Setting::Empty, Setting::Agent];
+        if round == 1 {
+            settings.extend([Setting::EmptyCounted, Setting::AgentCounted]);
+        }
+        settings.retain(|setting| match setting {
+            Setting::Agent | Setting::AgentCounted => self.agent.is_some(),
+            _ => kind != Kind::Idle,
+        });
+        settings
+    }
+
+    fn segment(
+        &self,
+        kind: Kind,
+        service: &mut Service,
+        setting: Setting,
+        round: u32,
+        folder: &Path,
+    ) -> Result<Segment> {
+        let before = service.served()?;
+        let empty = matches!(setting, Setting::Empty | Setting::EmptyCounted)
+            .then(|| EmptyPair::attach(&self.empty));
+        let empty = empty.transpose()?;
+        let agent = match (setting, &self.agent) {
+            (Setting::Agent | Setting::AgentCounted, Some(binary)) => {
+                Some(Agent::start(binary, &service.selectors, folder)?)
+            }
+            _ => None,
+        };
+        let counting = matches!(setting, Setting::EmptyCounted | Setting::AgentCounted)
+            .then(Counting::begin)
+            .transpose()?;
+
+        thread::sleep(REST);
+        let runs_before = counting.as_ref().map(|_| programs::counted()).transpose()?;
+        let clocks_before = agent.as_ref().map(Agent::clocks).transpose()?;
+        let (requests, elapsed_ns) = if kind == Kind::Idle {
+            let start = Instant::now();
+            thread::sleep(self.duration * IDLE_FACTOR);
+            (0, u64::try_from(start.elapsed().as_nanos())?)
+        } else {
+            let load = load::run(&service.url, self.duration, folder)?;
+            (load.requests, load.elapsed_ns)
+        };
+        let clocks_after = agent.as_ref().map(Agent::clocks).transpose()?;
+        let programs = match runs_before {
+            Some(before) => programs::between(&before, programs::counted()?),
+            None => Vec::new(),
+        };
+        drop(counting);
+
+        let agent = match (agent, clocks_before, clocks_after) {
+            (Some(agent), Some(before), Some(after)) => {
+                let (rest_ns, idle_ns_per_second) = agent.settle()?;
+                let resident_kib = process::resident_kib(agent.pid())?;
+                let (map_bytes, program_bytes) = programs::memory(agent.pid())?;
+                let ended = agent.stop()?;
+                Some(AgentFigures {
+                    cpu_ns: after.agent_ns - before.agent_ns,
+                    rest_ns,
+                    idle_ns_per_second,
+                    sink_ns: after.sink_ns - before.sink_ns,
+                    resident_kib,
+                    map_bytes,
+                    program_bytes,
+                    spans: ended.received.spans,
+                    export_bytes: ended.received.bytes,
+                    counters: ended
+                        .counters
+                        .into_iter()
+                        .filter(|(_, value)| *value != 0)
+                        .collect(),
+                })
+            }
+            _ => None,
+        };
+        drop(empty);
+        let after = service.served()?;
+        Ok(Segment {
+            service: kind.name(),
+            setting,
+            round,
+            requests,
+            served: after.requests - before.requests,
+            spans_expected: after.spans - before.spans,
+            elapsed_ns,
+            programs,
+            agent,
+        })
+    }
+}

@@ -1,0 +1,153 @@
+//! `cargo xtask bench`: what the agent costs the services that it traces, counted in instructions.
+//!
+//! One virtual machine in which guest time counts guest instructions, so figures do not depend on how busy this
+//! machine is. Inside, `loadlab` of the crate `tests` runs a load in short segments, with and without the agent by
+//! turns; here its lines become a table, and with `--check` they are held against `xtask/bench-baseline.json`.
+//! Instructions are no cycles: a trap or a cache miss costs more on hardware.
+
+use std::{fs, path::PathBuf, process::ExitCode, time::Duration};
+
+use anyhow::{Context as _, Result, bail, ensure};
+
+use crate::{
+    build, paths, run,
+    setup::{self, Scope, Setup},
+    vm::{Ended, Output, Vm, command_line},
+};
+
+mod baseline;
+mod figures;
+mod segments;
+mod table;
+
+use baseline::Baseline;
+use figures::Figures;
+
+/// What to do.
+#[derive(Debug, clap::Args)]
+pub(crate) struct Arguments {
+    /// Compare with the committed figures and fail when the agent has become dearer
+    #[arg(long)]
+    check: bool,
+    /// Make what is measured the committed figures
+    #[arg(long, conflicts_with = "check")]
+    update: bool,
+    /// Kernel series
+    #[arg(long, value_name = "SERIES", default_value = "6.12")]
+    kernel: String,
+    /// Only services with this in their name: nginx, proxy, python, node, idle
+    #[arg(long, value_name = "PATTERN", default_value = "")]
+    only: String,
+    /// Rounds, each with one segment of every setting
+    #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u32).range(1..))]
+    rounds: u32,
+    /// Guest seconds of load per segment
+    #[arg(long, default_value_t = 2, value_parser = clap::value_parser!(u32).range(1..))]
+    seconds: u32,
+    /// The unoptimised agent, which is quicker to build: figures of user space are then too high
+    #[arg(long, conflicts_with_all = ["check", "update"])]
+    dev: bool,
+    /// Only the empty pair of programs, without the agent
+    #[arg(long, conflicts_with_all = ["check", "update", "dev"])]
+    limit: bool,
+}
+
+/// Measures, prints the table, and compares or writes the baseline.
+///
+/// # Errors
+/// When something does not build, the machine or a segment in it fails, or there is no baseline to compare with.
+pub(crate) fn run(arguments: &Arguments) -> Result<ExitCode> {
+    let baseline = arguments.check.then(Baseline::load).transpose()?;
+    if let Some(baseline) = &baseline {
+        baseline.is_for(&arguments.kernel)?;
+    }
+    let setup = setup::run(Scope::Vm(&arguments.kernel))?;
+    let lines = measure(&setup, arguments)?;
+    let figures = Figures::of_all(&segments::parse(&lines)?)?;
+    ensure!(
+        !figures.is_empty(),
+        "no service has `{}` in its name",
+        arguments.only
+    );
+    print!("{}", table::render(&figures));
+
+    let mut faults: Vec<String> = figures.iter().flat_map(Figures::faults).collect();
+    if let Some(baseline) = &baseline {
+        let comparison = baseline.compare(&figures);
+        for line in &comparison.notes {
+            println!("{line}");
+        }
+        faults.extend(comparison.faults);
+    }
+    for fault in &faults {
+        eprintln!("error: {fault}");
+    }
+    if !faults.is_empty() {
+        return Ok(ExitCode::FAILURE);
+    }
+    if arguments.update {
+        Baseline::load_or_empty(&arguments.kernel)?
+            .updated(&figures)
+            .save()?;
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Runs the segments in a virtual machine and returns the lines they left.
+fn measure(setup: &Setup, arguments: &Arguments) -> Result<String> {
+    let folder = folder()?;
+    let mut words = vec![load_lab()?.display().to_string(), "measure".to_owned()];
+    let mut option = |name: &str, value: String| words.extend([name.to_owned(), value]);
+    let objects = if arguments.limit {
+        build::kernel_programs(setup)?
+    } else {
+        let built = build::run(setup, !arguments.dev)?;
+        option("--agent", built.agent.display().to_string());
+        built.ebpf_dir
+    };
+    let out = folder.join("segments.jsonl");
+    fs::write(&out, "").with_context(|| format!("cannot write {}", out.display()))?;
+    option("--empty", objects.join("empty").display().to_string());
+    option("--out", out.display().to_string());
+    option("--logs", folder.display().to_string());
+    option("--only", arguments.only.clone());
+    option("--rounds", arguments.rounds.to_string());
+    option("--seconds", arguments.seconds.to_string());
+
+    let vm = Vm {
+        icount: true,
+        // A guest second of full load takes up to 15 of a busy machine.
+        timeout: Duration::from_secs(
+            300 + u64::from(arguments.rounds * (arguments.seconds + 1)) * 180,
+        ),
+        share: vec![folder.clone()],
+        ..Vm::new(setup.kernel(&arguments.kernel)?)?
+    };
+    match vm.run(setup, &command_line(&words), &Output::Inherit)? {
+        Ended::Exited(0) => Ok(fs::read_to_string(&out)?),
+        Ended::Exited(code) => {
+            bail!(
+                "measuring failed with exit code {code}; logs are in {}",
+                folder.display()
+            )
+        }
+        Ended::TimedOut => bail!("not done after {} s", vm.timeout.as_secs()),
+        Ended::Died => bail!("the virtual machine ended before measuring did"),
+    }
+}
+
+/// The folder for lines and logs, which stays.
+fn folder() -> Result<PathBuf> {
+    let folder = paths::target().join("bench");
+    fs::create_dir_all(&folder).with_context(|| format!("cannot make {}", folder.display()))?;
+    Ok(folder)
+}
+
+/// Builds the program that measures inside the machine.
+fn load_lab() -> Result<PathBuf> {
+    let mut command = run::cargo();
+    command.current_dir(paths::workspace());
+    command.args(["build", "--quiet", "--package", "tests", "--bin", "loadlab"]);
+    run::streamed(&mut command)?;
+    Ok(paths::target().join("debug").join("loadlab"))
+}
