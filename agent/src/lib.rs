@@ -6,6 +6,7 @@
 pub mod config;
 pub mod conn;
 pub mod correlate;
+pub mod doctor;
 pub mod event;
 pub mod exchange;
 pub mod export;

@@ -37,11 +37,10 @@ impl Drop for Links {
 
 impl Loaded {
     /// Attaches the programs: those that clean up first, those that see data last, so that no state is left behind by something that
-    /// ended in between. A program that cannot be attached turns its feature off.
-    ///
-    /// # Errors
-    /// When a required feature does not work.
-    pub fn attach(self) -> Result<Attached, ProbeError> {
+    /// ended in between. A program that cannot be attached turns its feature off; whether what is left is enough tells
+    /// [`Attached::checked`].
+    #[must_use]
+    pub fn attach(self) -> Attached {
         let Self {
             ebpf,
             map_memory_bytes,
@@ -70,27 +69,18 @@ impl Loaded {
                 }
             }
         }
-        check_required(&attached.plan)?;
-        Ok(attached)
+        attached
     }
 }
 
 impl Attached {
-    /// Detaches all programs and keeps them loaded; data hooks first, so that no new state is made after its cleanup is gone.
-    #[must_use]
-    pub fn detach(self) -> Loaded {
-        let Self {
-            ebpf,
-            map_memory_bytes,
-            plan,
-            links,
-        } = self;
-        drop(links);
-        Loaded {
-            ebpf,
-            map_memory_bytes,
-            plan,
-        }
+    /// These programs, when they are enough to trace anything.
+    ///
+    /// # Errors
+    /// When a required feature does not work.
+    pub fn checked(self) -> Result<Self, ProbeError> {
+        check_required(&self.plan)?;
+        Ok(self)
     }
 
     /// Number of programs that are attached.

@@ -5,10 +5,11 @@
 use std::path::Path;
 
 use super::{
+    attach::Attached,
     error::ProbeError,
     hooks::Feature,
     loader::{self, Loaded},
-    objects,
+    memory, objects,
     plan::Plan,
     settings::{Settings, Value},
 };
@@ -34,6 +35,16 @@ pub struct Kernel {
     accept_arguments: u32,
 }
 
+/// Programs at work, and what is worth keeping of the examination.
+pub struct Started {
+    /// Facts about the machine.
+    pub features: Features,
+    /// Where the members of kernel structs are.
+    pub offsets: Offsets,
+    /// The programs.
+    pub attached: Attached,
+}
+
 impl Kernel {
     /// Looks at the machine; features in `switched_off` are left out of the plan.
     ///
@@ -46,6 +57,14 @@ impl Kernel {
         if let Some(finding) = blocking.next() {
             return Err(ProbeError::Blocked { finding });
         }
+        Self::of(features, switched_off)
+    }
+
+    /// As [`Kernel::examine`], without giving up because of something that is known to block: trying tells.
+    ///
+    /// # Errors
+    /// When the kernel's types cannot be read, or lack something that is needed.
+    pub fn of(features: Features, switched_off: &[Feature]) -> Result<Self, ProbeError> {
         let btf_bytes = btf::read(Path::new(btf::VMLINUX))?;
         let types = Btf::parse(&btf_bytes)?;
         let offsets = Offsets::resolve(&types)?;
@@ -64,12 +83,33 @@ impl Kernel {
     /// Loads the chosen programs. Offsets are among the globals already; `settings` adds to them.
     ///
     /// # Errors
-    /// When maps cannot be created, or a required feature does not work.
+    /// When maps cannot be created.
     pub fn load(&self, settings: &Settings) -> Result<Loaded, ProbeError> {
         let object = objects::find(OBJECT).ok_or(ProbeError::NoObject)?;
         raise_memlock();
         let all = self.complete(settings);
         loader::load(object.bytes, &self.btf_bytes, self.plan.clone(), &all)
+    }
+
+    /// From this machine to programs at work: [`Kernel::examine`], [`Kernel::load`], [`Loaded::attach`], with every check.
+    ///
+    /// # Errors
+    /// When nothing can be traced; the error says what to do.
+    pub fn attach_all(
+        switched_off: &[Feature],
+        settings: &Settings,
+    ) -> Result<Started, ProbeError> {
+        let kernel = Self::examine(switched_off)?;
+        let attached = kernel.load(settings)?.checked()?.attach().checked()?;
+        let Self {
+            features, offsets, ..
+        } = kernel;
+        memory::give_back();
+        Ok(Started {
+            features,
+            offsets,
+            attached,
+        })
     }
 
     /// What this kernel demands, and then `settings`.

@@ -28,10 +28,11 @@ pub struct Loaded {
     pub plan: Plan,
 }
 
-/// Loads what the plan has chosen from `object`. A refused program turns its feature off and nothing else.
+/// Loads what the plan has chosen from `object`. A refused program turns its feature off and nothing else; whether what is left is enough
+/// tells [`Loaded::checked`].
 ///
 /// # Errors
-/// When maps cannot be created, or a required feature does not work.
+/// When maps cannot be created.
 pub fn load(
     object: &[u8],
     kernel_btf: &[u8],
@@ -59,7 +60,6 @@ pub fn load(
             unload(&mut ebpf, program);
         }
     }
-    check_required(&plan)?;
     Ok(Loaded {
         map_memory_bytes: stats::map_memory_bytes(&ebpf),
         ebpf,
@@ -67,19 +67,30 @@ pub fn load(
     })
 }
 
+impl Loaded {
+    /// These programs, when they are enough to trace anything.
+    ///
+    /// # Errors
+    /// When a required feature does not work.
+    pub fn checked(self) -> Result<Self, ProbeError> {
+        check_required(&self.plan)?;
+        Ok(self)
+    }
+}
+
 /// Fails when a required feature is off.
 pub(super) fn check_required(plan: &Plan) -> Result<(), ProbeError> {
-    match plan.required_but_off() {
-        None => Ok(()),
-        Some(feature) => match plan.why_off(feature) {
-            Some((program, reason)) => Err(ProbeError::Required {
-                feature,
-                program,
-                reason: reason.clone(),
-            }),
-            None => Ok(()),
-        },
-    }
+    let Some(feature) = plan.required_but_off() else {
+        return Ok(());
+    };
+    let Some((program, reason)) = plan.why_off(feature) else {
+        return Ok(());
+    };
+    Err(ProbeError::Required {
+        feature,
+        program,
+        reason: reason.clone(),
+    })
 }
 
 /// The loading library with all settings in place.
@@ -155,7 +166,7 @@ fn refused(error: ProgramError) -> Reason {
 }
 
 /// An error and its causes in one line.
-pub(super) fn chain(error: &dyn std::error::Error) -> String {
+pub(crate) fn chain(error: &dyn std::error::Error) -> String {
     let mut text = error.to_string();
     let mut cause = error.source();
     while let Some(error) = cause {

@@ -13,6 +13,7 @@ pub mod hooks;
 pub mod live;
 pub mod loader;
 pub mod maps;
+mod memory;
 pub mod objects;
 pub mod plan;
 pub mod settings;

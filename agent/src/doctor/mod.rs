@@ -1,0 +1,175 @@
+//! `undertrace doctor`: what this kernel offers, tried and not guessed.
+//!
+//! Input: this machine; every program is loaded and attached for a moment, and sends and receives of this process are timed with and without
+//! them. Output: a [`Report`], as text for a person or as JSON. No other process is traced meanwhile, and nothing stays behind.
+
+mod cost;
+mod text;
+
+use std::io::Write;
+
+use serde::Serialize;
+
+use self::cost::Before;
+pub use self::cost::{Calls, Cost};
+use crate::{
+    kernel::features::{Features, Finding, Severity},
+    probe::{
+        error::ProbeError,
+        examine::Kernel,
+        hooks::{Attach, Feature},
+        loader::chain,
+        plan::{Plan, State},
+        settings::{Settings, Value},
+    },
+};
+
+/// Everything that is found out.
+#[derive(Clone, Debug, Serialize)]
+pub struct Report {
+    /// Version of the agent.
+    pub version: &'static str,
+    /// Whether the agent can trace here.
+    pub works: bool,
+    /// Why it cannot, in one sentence with the next step.
+    pub error: Option<String>,
+    /// Facts about the machine.
+    pub machine: Vec<Finding>,
+    /// What works and what does not; empty when nothing could be tried.
+    pub features: Vec<FeatureReport>,
+    /// What became of each hook.
+    pub hooks: Vec<HookReport>,
+    /// Members of kernel structs that this kernel does not have; the programs do without them.
+    pub absent_members: Vec<String>,
+    /// Memory of all maps, bytes.
+    pub map_bytes: u64,
+    /// Time of a send and a receive; none when nothing could be attached.
+    pub cost: Option<Cost>,
+    /// Why the cost could not be measured.
+    pub cost_error: Option<String>,
+}
+
+/// What became of a feature.
+#[derive(Clone, Debug, Serialize)]
+pub struct FeatureReport {
+    /// Which one.
+    pub feature: Feature,
+    /// Its name for a person.
+    pub title: &'static str,
+    /// Whether it works.
+    pub works: bool,
+    /// What is lost without it; none when it works.
+    pub loss: Option<&'static str>,
+    /// The program that does not work, and why.
+    pub reason: Option<String>,
+}
+
+/// What became of a hook.
+#[derive(Clone, Debug, Serialize)]
+pub struct HookReport {
+    /// The program.
+    pub program: &'static str,
+    /// Where it belongs.
+    #[serde(flatten)]
+    pub attach: Attach,
+    /// What it is for.
+    pub feature: Feature,
+    /// Used or not, and why not.
+    #[serde(flatten)]
+    pub state: State,
+}
+
+/// Writes the report; whether the agent can trace here.
+///
+/// # Errors
+/// When the output cannot be written.
+pub fn run(json: bool, out: &mut impl Write) -> std::io::Result<bool> {
+    let report = examine();
+    if json {
+        serde_json::to_writer_pretty(&mut *out, &report)?;
+        writeln!(out)?;
+    } else {
+        text::write(&report, out)?;
+    }
+    Ok(report.works)
+}
+
+/// Tries everything.
+#[must_use]
+pub fn examine() -> Report {
+    let features = Features::read();
+    let mut report = Report {
+        version: env!("CARGO_PKG_VERSION"),
+        works: false,
+        error: None,
+        machine: features.findings(),
+        features: Vec::new(),
+        hooks: Vec::new(),
+        absent_members: Vec::new(),
+        map_bytes: 0,
+        cost: None,
+        cost_error: None,
+    };
+    let failed = match try_all(features, &mut report) {
+        Ok(()) => None,
+        Err(error) => Some(chain(&error)),
+    };
+    // What the machine lacks explains a failure better than the system call that failed.
+    let mut machine = report.machine.iter();
+    let blocking = machine.find(|finding| finding.severity == Severity::Blocking);
+    report.error = failed.map(|error| match blocking {
+        Some(finding) => format!(
+            "{} is {}: {}",
+            finding.subject, finding.value, finding.advice
+        ),
+        None => error,
+    });
+    report.works = report.error.is_none();
+    report
+}
+
+fn try_all(features: Features, report: &mut Report) -> Result<(), ProbeError> {
+    let kernel = Kernel::of(features, &[])?;
+    let missing = kernel.offsets.missing.iter();
+    report.absent_members = missing
+        .map(|missing| format!("{}: {}", missing.member, missing.reason))
+        .collect();
+    report.judge(&kernel.plan);
+    // Nobody is traced but this process, and it only while its calls are timed.
+    let settings = Settings::default().with("SELECT_UNKNOWN", Value::U32(0));
+    let loaded = kernel.load(&settings)?;
+    let before = Before::measure();
+    let attached = loaded.attach();
+    report.judge(&attached.plan);
+    let attached = attached.checked()?;
+    report.map_bytes = attached.map_memory_bytes();
+    match before.and_then(|before| cost::measure(attached, before)) {
+        Ok(cost) => report.cost = Some(cost),
+        Err(error) => report.cost_error = Some(chain(&error)),
+    }
+    Ok(())
+}
+
+impl Report {
+    fn judge(&mut self, plan: &Plan) {
+        let of_feature = |feature: &Feature| {
+            let works = plan.offers(*feature);
+            let reason = plan.why_off(*feature);
+            FeatureReport {
+                feature: *feature,
+                title: feature.title(),
+                works,
+                loss: (!works).then(|| feature.loss()),
+                reason: reason.map(|(program, reason)| format!("{program}: {reason}")),
+            }
+        };
+        self.features = Feature::ALL.iter().map(of_feature).collect();
+        let hooks = plan.entries.iter().map(|entry| HookReport {
+            program: entry.hook.program,
+            attach: entry.hook.attach,
+            feature: entry.hook.feature,
+            state: entry.state.clone(),
+        });
+        self.hooks = hooks.collect();
+    }
+}

@@ -1,0 +1,293 @@
+//! The report as a person reads it: aligned, what is wrong with its reason and its next step, the verdict last.
+//!
+//! Input: a [`Report`]. Output: text of at most some 110 columns, without colours.
+
+use std::io::{self, Write};
+
+use super::{Cost, FeatureReport, HookReport, Report};
+use crate::{kernel::features::Severity, probe::plan::State};
+
+/// Columns before the second column of a table.
+const LABEL: usize = 22;
+/// Columns of running text.
+const WIDTH: usize = 100;
+
+pub(super) fn write(report: &Report, out: &mut impl Write) -> io::Result<()> {
+    writeln!(out, "undertrace {} doctor", report.version)?;
+    machine(report, out)?;
+    if !report.features.is_empty() {
+        features(report, out)?;
+    }
+    if let Some(cost) = &report.cost {
+        write_cost(cost, report.map_bytes, out)?;
+    }
+    if let Some(error) = &report.cost_error {
+        writeln!(out, "\nThe cost of a call could not be measured: {error}")?;
+    }
+    verdict(report, out)
+}
+
+fn machine(report: &Report, out: &mut impl Write) -> io::Result<()> {
+    writeln!(out, "\nThis machine")?;
+    for finding in &report.machine {
+        let mark = match finding.severity {
+            Severity::Fine => "ok",
+            Severity::Limited => "limited",
+            Severity::Blocking => "MISSING",
+        };
+        writeln!(
+            out,
+            "  {mark:<8} {:<LABEL$} {}",
+            finding.subject, finding.value
+        )?;
+        if !finding.advice.is_empty() {
+            indented(finding.advice, out)?;
+        }
+    }
+    Ok(())
+}
+
+fn features(report: &Report, out: &mut impl Write) -> io::Result<()> {
+    writeln!(
+        out,
+        "\nWhat is used (every program was loaded and attached for a moment)"
+    )?;
+    for feature in &report.features {
+        let mark = if feature.works { "on" } else { "OFF" };
+        let loss = feature.loss.unwrap_or_default();
+        writeln!(
+            out,
+            "  {mark:<8} {:<LABEL$} {}",
+            feature.title,
+            if feature.works {
+                used(feature, &report.hooks)
+            } else {
+                loss.to_owned()
+            }
+        )?;
+        if let Some(reason) = &feature.reason {
+            indented(reason, out)?;
+        }
+    }
+    Ok(())
+}
+
+/// `fentry inet_sendmsg, fexit inet_recvmsg`.
+fn used(feature: &FeatureReport, hooks: &[HookReport]) -> String {
+    let hooks = hooks
+        .iter()
+        .filter(|hook| hook.feature == feature.feature && hook.state == State::Chosen);
+    let places: Vec<String> = hooks.map(|hook| hook.attach.to_string()).collect();
+    places.join(", ")
+}
+
+fn write_cost(cost: &Cost, map_bytes: u64, out: &mut impl Write) -> io::Result<()> {
+    let row = |name: &str, of: fn(&super::Calls) -> u64| {
+        let [detached, not_traced, traced] =
+            [&cost.detached, &cost.not_traced, &cost.traced].map(of);
+        format!(
+            "  {name:<8} {:>14} {:>14} {:>14} {:>14}",
+            nanoseconds(detached),
+            nanoseconds(not_traced),
+            nanoseconds(traced),
+            difference(detached, traced),
+        )
+    };
+    writeln!(
+        out,
+        "\nCost of one call (median of {} on loopback, an HTTP request and its response)",
+        cost.calls
+    )?;
+    writeln!(
+        out,
+        "  {:<8} {:>14} {:>14} {:>14} {:>14}",
+        "", "without", "not traced", "traced", "difference"
+    )?;
+    writeln!(out, "{}", row("send", |calls| calls.send_ns))?;
+    writeln!(out, "{}", row("receive", |calls| calls.receive_ns))?;
+    let megabytes = map_bytes as f64 / f64::from(1 << 20);
+    writeln!(out, "  Memory of the kernel's tables: {megabytes:.1} MiB")
+}
+
+fn verdict(report: &Report, out: &mut impl Write) -> io::Result<()> {
+    let off = report.features.iter().filter(|feature| !feature.works);
+    match (&report.error, off.count()) {
+        (Some(error), _) => writeln!(out, "\nundertrace cannot trace here: {error}"),
+        (None, 0) => writeln!(out, "\nEverything works here."),
+        (None, off) => writeln!(
+            out,
+            "\nundertrace works here, without {off} of {} features.",
+            report.features.len()
+        ),
+    }
+}
+
+/// Running text under the second column.
+fn indented(text: &str, out: &mut impl Write) -> io::Result<()> {
+    let indent = " ".repeat(2 + 8 + 1 + LABEL + 1);
+    let mut line = String::new();
+    for word in text.split_whitespace() {
+        if !line.is_empty() && indent.len() + line.len() + 1 + word.len() > WIDTH {
+            writeln!(out, "{indent}{line}")?;
+            line.clear();
+        }
+        if !line.is_empty() {
+            line.push(' ');
+        }
+        line.push_str(word);
+    }
+    writeln!(out, "{indent}{line}")
+}
+
+/// `12,345 ns`.
+fn nanoseconds(time: u64) -> String {
+    let digits = time.to_string();
+    let mut text = String::new();
+    for (index, digit) in digits.chars().enumerate() {
+        if index > 0 && (digits.len() - index).is_multiple_of(3) {
+            text.push(',');
+        }
+        text.push(digit);
+    }
+    text + " ns"
+}
+
+fn difference(before: u64, after: u64) -> String {
+    let sign = if after < before { "-" } else { "+" };
+    format!("{sign}{}", nanoseconds(before.abs_diff(after)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{super::Calls, *};
+    use crate::{
+        kernel::features::Finding,
+        probe::{
+            hooks::{Attach, Feature},
+            plan::Reason,
+        },
+    };
+
+    fn report() -> Report {
+        let reason = Reason::NoFunction {
+            function: "unix_stream_sendmsg".to_owned(),
+        };
+        let hook = |attach, state| HookReport {
+            program: "p",
+            attach,
+            feature: Feature::Inet,
+            state,
+        };
+        Report {
+            version: "1.2.3",
+            works: true,
+            error: None,
+            machine: vec![
+                Finding {
+                    subject: "BTF",
+                    value: "present".to_owned(),
+                    severity: Severity::Fine,
+                    advice: "",
+                },
+                Finding {
+                    subject: "CAP_NET_ADMIN",
+                    value: "missing".to_owned(),
+                    severity: Severity::Limited,
+                    advice: "run as root",
+                },
+            ],
+            features: vec![
+                FeatureReport {
+                    feature: Feature::Inet,
+                    title: "TCP over IPv4",
+                    works: true,
+                    loss: None,
+                    reason: None,
+                },
+                FeatureReport {
+                    feature: Feature::Unix,
+                    title: "unix stream sockets",
+                    works: false,
+                    loss: Some("requests over unix sockets are not traced"),
+                    reason: Some(format!("unix_stream_sendmsg_enter: {reason}")),
+                },
+            ],
+            hooks: vec![
+                hook(Attach::Entry("inet_sendmsg"), State::Chosen),
+                hook(Attach::Exit("inet_recvmsg"), State::Chosen),
+                hook(Attach::Exit("other"), State::Off { reason }),
+            ],
+            absent_members: Vec::new(),
+            map_bytes: 5 << 19,
+            cost: Some(Cost {
+                calls: 2000,
+                detached: Calls {
+                    send_ns: 1234,
+                    receive_ns: 400,
+                },
+                not_traced: Calls {
+                    send_ns: 1300,
+                    receive_ns: 410,
+                },
+                traced: Calls {
+                    send_ns: 2234,
+                    receive_ns: 399,
+                },
+            }),
+            cost_error: None,
+        }
+    }
+
+    fn written(report: &Report) -> String {
+        let mut out = Vec::new();
+        write(report, &mut out).expect("a Vec takes all");
+        String::from_utf8(out).expect("text")
+    }
+
+    #[test]
+    fn lines_up_and_gives_reasons() {
+        let expected = "\
+undertrace 1.2.3 doctor
+
+This machine
+  ok       BTF                    present
+  limited  CAP_NET_ADMIN          missing
+                                  run as root
+
+What is used (every program was loaded and attached for a moment)
+  on       TCP over IPv4          fentry inet_sendmsg, fexit inet_recvmsg
+  OFF      unix stream sockets    requests over unix sockets are not traced
+                                  unix_stream_sendmsg_enter: this kernel has no function
+                                  unix_stream_sendmsg
+
+Cost of one call (median of 2000 on loopback, an HTTP request and its response)
+                  without     not traced         traced     difference
+  send           1,234 ns       1,300 ns       2,234 ns      +1,000 ns
+  receive          400 ns         410 ns         399 ns          -1 ns
+  Memory of the kernel's tables: 2.5 MiB
+
+undertrace works here, without 1 of 2 features.
+";
+        assert_eq!(written(&report()), expected);
+    }
+
+    #[test]
+    fn ends_with_the_reason_when_nothing_works() {
+        let mut report = report();
+        report.error = Some("CAP_BPF is missing: run as root".to_owned());
+        let text = written(&report);
+        let last = text.lines().last();
+        assert_eq!(
+            last,
+            Some("undertrace cannot trace here: CAP_BPF is missing: run as root")
+        );
+    }
+
+    #[test]
+    fn groups_digits() {
+        assert_eq!(nanoseconds(0), "0 ns");
+        assert_eq!(nanoseconds(999), "999 ns");
+        assert_eq!(nanoseconds(1_000), "1,000 ns");
+        assert_eq!(nanoseconds(12_345_678), "12,345,678 ns");
+    }
+}
