@@ -8,7 +8,7 @@ use std::{
     process::Command,
 };
 
-use anyhow::{Context as _, Result, bail};
+use anyhow::{Context as _, Result, anyhow, bail};
 
 use super::sources::{self, Mirror};
 use crate::run;
@@ -37,10 +37,9 @@ impl Suite {
             dir,
         };
         // A suite may lack its security part; what counts is whether the wanted package is found afterwards.
-        if let Err(error) = run::output(suite.tool("apt-get").arg("update"))
-            && !suite.has_lists()
-        {
-            return Err(error.context(format!("no package lists for Debian {name}")));
+        let updated = suite.run(suite.tool("apt-get").arg("update"));
+        if updated.is_err() && !suite.has_lists() {
+            return updated.map(|_| suite);
         }
         Ok(suite)
     }
@@ -58,29 +57,18 @@ impl Suite {
         let dir = self.dir.join("download").join(package);
         run::remove_dir(&dir)?;
         fs::create_dir_all(&dir)?;
-        run::output(
+        self.run(
             self.tool("apt-get")
                 .current_dir(&dir)
                 .arg("download")
                 .arg(format!("{package}={version}")),
-        )
-        .with_context(|| {
-            format!(
-                "{package} {version} cannot be had from Debian {}",
-                self.name
-            )
-        })?;
+        )?;
         let file = fs::read_dir(&dir)?
             .filter_map(|entry| entry.ok().map(|entry| entry.path()))
             .find(|path| path.extension().is_some_and(|e| e == "deb"))
             .with_context(|| format!("apt-get left no package file for {package}"))?;
         if let Some(wanted) = sha256 {
-            let sum = run::output(Command::new("sha256sum").arg(&file))?;
-            if !sum.starts_with(wanted) {
-                bail!(
-                    "{package} {version} has another checksum than xtask/versions.json says: refused"
-                );
-            }
+            verify(&file, wanted)?;
         }
         Ok(file)
     }
@@ -90,12 +78,11 @@ impl Suite {
     /// # Errors
     /// When the package lists cannot be read.
     pub(crate) fn names(&self, prefix: &str) -> Result<Vec<String>> {
-        Ok(
-            run::output(self.tool("apt-cache").args(["pkgnames", prefix]))?
-                .lines()
-                .map(str::to_owned)
-                .collect(),
-        )
+        Ok(self
+            .run(self.tool("apt-cache").args(["pkgnames", prefix]))?
+            .lines()
+            .map(str::to_owned)
+            .collect())
     }
 
     /// All versions of a package that the suite has, newest first.
@@ -103,17 +90,25 @@ impl Suite {
     /// # Errors
     /// When the package lists cannot be read.
     pub(crate) fn versions(&self, package: &str) -> Result<Vec<String>> {
-        let table = run::output(self.tool("apt-cache").args(["madison", package]))?;
+        let table = self.run(self.tool("apt-cache").args(["madison", package]))?;
         let versions = table.lines().filter_map(|line| line.split('|').nth(1));
         Ok(versions.map(|version| version.trim().to_owned()).collect())
     }
 
-    /// Removes downloaded package files.
-    ///
-    /// # Errors
-    /// When they are there and cannot be removed.
-    pub(crate) fn discard_downloads(&self) -> Result<()> {
-        run::remove_dir(&self.dir.join("download"))
+    /// Runs a tool of apt; its own reasons make the error, not the long command line.
+    fn run(&self, command: &mut Command) -> Result<String> {
+        run::output(command).map_err(|error| {
+            let text = format!("{error:#}");
+            let reasons: Vec<&str> = text
+                .lines()
+                .filter_map(|line| line.strip_prefix("E: "))
+                .collect();
+            if reasons.is_empty() {
+                error
+            } else {
+                anyhow!("Debian {}: {}", self.name, reasons.join("; "))
+            }
+        })
     }
 
     fn has_lists(&self) -> bool {
@@ -150,6 +145,47 @@ impl Suite {
             .env("DEBIAN_FRONTEND", "noninteractive");
         command
     }
+}
+
+/// Removes what was downloaded from a suite.
+///
+/// # Errors
+/// When it is there and cannot be removed.
+pub(crate) fn discard_downloads(cache: &Path, suite: &str) -> Result<()> {
+    run::remove_dir(&cache.join("apt").join(suite).join("download"))
+}
+
+/// A package file that the user put into the cache's folder `debs`, for machines whose mirror lacks it.
+pub(crate) fn by_hand(cache: &Path, package: &str) -> Option<PathBuf> {
+    let begin = format!("{package}_");
+    fs::read_dir(cache.join("debs"))
+        .ok()?
+        .flatten()
+        .map(|entry| entry.path())
+        .find(|path| {
+            let name = path
+                .file_name()
+                .unwrap_or_default()
+                .to_string_lossy()
+                .into_owned();
+            name.starts_with(&begin) && name.ends_with(".deb")
+        })
+}
+
+/// Holds a file against its pinned checksum.
+///
+/// # Errors
+/// When it differs.
+pub(crate) fn verify(file: &Path, sha256: &str) -> Result<()> {
+    let sum = run::output(Command::new("sha256sum").arg(file))?;
+    // A name with odd characters makes sha256sum begin its line with a backslash.
+    if !sum.trim_start_matches('\\').starts_with(sha256) {
+        bail!(
+            "{} has another checksum than xtask/versions.json says: refused",
+            file.display()
+        );
+    }
+    Ok(())
 }
 
 /// Unpacks a package file into a folder without installing it.

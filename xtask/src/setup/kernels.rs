@@ -56,30 +56,37 @@ pub(crate) fn cached(cache: &Path, pin: &KernelPin) -> Option<Kernel> {
 /// # Errors
 /// When neither can be had.
 pub(crate) fn fetch(cache: &Path, pin: &KernelPin) -> Result<Kernel> {
-    let suite = Suite::open(cache, &pin.suite)?;
-    let (release, version, files) =
-        match download(&suite, &pin.release, &pin.version, &pin.packages, true) {
-            Ok(files) => (pin.release.clone(), pin.version.clone(), files),
-            Err(pinned_error) => {
-                let Some((release, version)) = newest_of_series(&suite, pin)? else {
-                    return Err(pinned_error);
-                };
-                let files = download(&suite, &release, &version, &pin.packages, false)?;
-                (release, version, files)
-            }
-        };
+    let found = match laid_down_by_hand(cache, pin)? {
+        Some(files) => Found {
+            release: pin.release.clone(),
+            version: pin.version.clone(),
+            files,
+        },
+        None => download(cache, pin).with_context(|| {
+            let names: Vec<String> = pin
+                .packages
+                .iter()
+                .map(|package| format!("{}{} {}", package.prefix, pin.release, pin.version))
+                .collect();
+            format!(
+                "by hand: put the package files of {} into {}",
+                names.join(" and "),
+                cache.join("debs").display()
+            )
+        })?,
+    };
     let dir = dir(cache, pin);
     run::remove_dir(&dir)?;
-    for file in files {
-        apt::unpack(&file, &dir)?;
+    for file in &found.files {
+        apt::unpack(file, &dir)?;
     }
-    suite.discard_downloads()?;
-    index_modules(&dir, &release)?;
-    let image = place_image(&dir, &release)?;
+    apt::discard_downloads(cache, &pin.suite)?;
+    index_modules(&dir, &found.release)?;
+    let image = place_image(&dir, &found.release)?;
     let kernel = Kernel {
         series: pin.series.clone(),
-        release,
-        version,
+        release: found.release,
+        version: found.version,
         pinned: pin.version.clone(),
         image,
     };
@@ -94,7 +101,50 @@ fn dir(cache: &Path, pin: &KernelPin) -> PathBuf {
     cache.join("kernels").join(&pin.series)
 }
 
-fn download(
+/// Package files of one kernel.
+struct Found {
+    release: String,
+    version: String,
+    files: Vec<PathBuf>,
+}
+
+/// The pinned packages, if the user put all of them into the cache.
+fn laid_down_by_hand(cache: &Path, pin: &KernelPin) -> Result<Option<Vec<PathBuf>>> {
+    let mut files = Vec::new();
+    for package in &pin.packages {
+        let name = format!("{}{}", package.prefix, pin.release);
+        let Some(file) = apt::by_hand(cache, &name) else {
+            return Ok(None);
+        };
+        apt::verify(&file, &package.sha256)?;
+        files.push(file);
+    }
+    Ok(Some(files))
+}
+
+fn download(cache: &Path, pin: &KernelPin) -> Result<Found> {
+    let suite = Suite::open(cache, &pin.suite)?;
+    match download_release(&suite, &pin.release, &pin.version, &pin.packages, true) {
+        Ok(files) => Ok(Found {
+            release: pin.release.clone(),
+            version: pin.version.clone(),
+            files,
+        }),
+        Err(error) => {
+            let Some((release, version)) = newest_of_series(&suite, pin)? else {
+                return Err(error);
+            };
+            let files = download_release(&suite, &release, &version, &pin.packages, false)?;
+            Ok(Found {
+                release,
+                version,
+                files,
+            })
+        }
+    }
+}
+
+fn download_release(
     suite: &Suite,
     release: &str,
     version: &str,

@@ -214,11 +214,13 @@ fn fetch_kernels(cache: &Path, scope: Scope<'_>) -> Vec<Result<Kernel, MissingKe
             &format!("fetching {}", pin.release),
         );
         kernels::fetch(cache, pin).map_err(|error| {
-            let reason = format!("{error:#}")
-                .lines()
-                .next()
-                .unwrap_or_default()
-                .to_owned();
+            // The outermost context is the way by hand; the innermost cause says what is wrong.
+            let cause = error.root_cause().to_string();
+            let cause = cause.lines().next().unwrap_or_default();
+            let mut reason = error.to_string();
+            if reason != cause {
+                reason = format!("{cause}; {reason}");
+            }
             progress(
                 &format!("kernel {}", pin.series),
                 &format!("cannot be had: {reason}"),

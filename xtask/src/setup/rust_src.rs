@@ -89,7 +89,7 @@ fn fetch_from_debian(cache: &Path, pin: &Package, release: &str) -> Result<RustS
     )
     .context("the package is laid out differently than expected")?;
     run::remove_dir(&unpacked)?;
-    suite.discard_downloads()?;
+    apt::discard_downloads(cache, &pin.suite)?;
     Ok(RustSource::Cache(dir.join("library")))
 }
 
