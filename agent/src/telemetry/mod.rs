@@ -3,6 +3,10 @@
 //! The kernel's counters ([`agent_common::abi::Counter`]) are read beside them; together they are printed on exit and on SIGUSR1, and
 //! exported as OTLP metrics.
 
+pub mod metrics;
+pub mod report;
+pub mod stats;
+
 use std::sync::atomic::{AtomicU64, Ordering};
 
 macro_rules! counters {

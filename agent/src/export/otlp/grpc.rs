@@ -37,25 +37,7 @@ impl GrpcClient {
     /// # Errors
     /// The endpoint is no URL, a header is no header, or a certificate cannot be read.
     pub fn new(settings: &Settings) -> Result<Self, ClientError> {
-        let invalid_endpoint = |source: tonic::transport::Error| ClientError::Endpoint {
-            endpoint: settings.endpoint.clone(),
-            source: source.into(),
-        };
-        let mut endpoint = Endpoint::from_shared(settings.endpoint.clone())
-            .map_err(invalid_endpoint)?
-            .user_agent(USER_AGENT)
-            .map_err(invalid_endpoint)?
-            .connect_timeout(settings.timeout);
-        if settings.endpoint.starts_with("https://") {
-            super::install_crypto();
-            endpoint = endpoint
-                .tls_config(tls_config(&settings.tls))
-                .map_err(|source| ClientError::Tls {
-                    source: source.into(),
-                })?;
-        }
-        let mut grpc =
-            Grpc::new(endpoint.connect_lazy()).accept_compressed(CompressionEncoding::Gzip);
+        let mut grpc = Grpc::new(channel(settings)?).accept_compressed(CompressionEncoding::Gzip);
         if settings.gzip {
             grpc = grpc.send_compressed(CompressionEncoding::Gzip);
         }
@@ -88,6 +70,30 @@ impl GrpcClient {
     }
 }
 
+/// A channel to the endpoint of these settings; connects when first used. Must be called within a tokio runtime.
+///
+/// # Errors
+/// The endpoint is no URL, or a certificate cannot be read.
+pub fn channel(settings: &Settings) -> Result<Channel, ClientError> {
+    let invalid_endpoint = |source: tonic::transport::Error| ClientError::Endpoint {
+        endpoint: settings.endpoint.clone(),
+        source: source.into(),
+    };
+    let mut endpoint = Endpoint::from_shared(settings.endpoint.clone())
+        .and_then(|endpoint| endpoint.user_agent(USER_AGENT))
+        .map_err(invalid_endpoint)?
+        .connect_timeout(settings.timeout);
+    if settings.endpoint.starts_with("https://") {
+        super::install_crypto();
+        endpoint = endpoint
+            .tls_config(tls_config(&settings.tls))
+            .map_err(|source| ClientError::Tls {
+                source: source.into(),
+            })?;
+    }
+    Ok(endpoint.connect_lazy())
+}
+
 fn outcome_of(status: &Status) -> Outcome {
     let after = retry_info(status.details());
     let reason = match std::error::Error::source(status) {
@@ -113,7 +119,11 @@ fn tls_config(tls: &Tls) -> ClientTlsConfig {
     config
 }
 
-fn metadata(headers: &[(String, String)]) -> Result<MetadataMap, ClientError> {
+/// Headers as gRPC metadata.
+///
+/// # Errors
+/// A name or value is not allowed.
+pub fn metadata(headers: &[(String, String)]) -> Result<MetadataMap, ClientError> {
     let mut metadata = MetadataMap::new();
     for (name, value) in headers {
         let invalid = || ClientError::Header { name: name.clone() };

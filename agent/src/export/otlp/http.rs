@@ -40,17 +40,7 @@ impl HttpClient {
             endpoint: settings.endpoint.clone(),
             source: source.into(),
         })?;
-        super::install_crypto();
-        let builder = Client::builder()
-            .user_agent(USER_AGENT)
-            .default_headers(header_map(&settings.headers)?)
-            .timeout(settings.timeout)
-            .redirect(redirect::Policy::none());
-        let client = with_tls(builder, &settings.tls)
-            .and_then(reqwest::ClientBuilder::build)
-            .map_err(|source| ClientError::Tls {
-                source: source.into(),
-            })?;
+        let client = client(settings)?;
         Ok(Self {
             client,
             url,
@@ -92,6 +82,24 @@ impl HttpClient {
             }
         }
     }
+}
+
+/// An HTTP client with the headers, the timeout and the certificates of these settings.
+///
+/// # Errors
+/// A header is no header, or a certificate cannot be read.
+pub fn client(settings: &Settings) -> Result<Client, ClientError> {
+    super::install_crypto();
+    let builder = Client::builder()
+        .user_agent(USER_AGENT)
+        .default_headers(header_map(&settings.headers)?)
+        .timeout(settings.timeout)
+        .redirect(redirect::Policy::none());
+    with_tls(builder, &settings.tls)
+        .and_then(reqwest::ClientBuilder::build)
+        .map_err(|source| ClientError::Tls {
+            source: source.into(),
+        })
 }
 
 async fn outcome_of(mut response: Response) -> Outcome {

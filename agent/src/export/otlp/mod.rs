@@ -10,6 +10,8 @@ pub mod retry;
 pub mod settings;
 #[cfg(test)]
 pub(crate) mod testing;
+#[cfg(test)]
+mod tests;
 
 use std::{
     error::Error,
@@ -41,6 +43,9 @@ use crate::{span::Span, telemetry::Counters};
 
 /// Names us to receivers.
 const USER_AGENT: &str = concat!("undertrace/", env!("CARGO_PKG_VERSION"));
+
+/// Longest pause between attempts once the end began.
+const LAST_PAUSE: Duration = Duration::from_millis(500);
 
 /// Settings that cannot work.
 #[derive(Debug, thiserror::Error)]
@@ -229,8 +234,8 @@ impl Delivery {
         let body = self.encode(spans);
         let mut backoff = Backoff::new(self.policy);
         loop {
-            // A receiver that was down when the end began gets one more chance, not the whole deadline.
-            let last_chance = self.failing && *self.closing.borrow();
+            // Once the end began, a receiver that failed before gets one more chance, not the whole deadline.
+            let last_chance = self.failing;
             match self.client.send(body.clone()).await {
                 Outcome::Delivered { rejected, message } => {
                     self.note_delivery(count, rejected, &message);
@@ -249,7 +254,8 @@ impl Delivery {
                 Outcome::Retry { after, reason } => {
                     self.note_failure(&reason);
                     let wait = backoff.wait(after, self.jitter());
-                    let Some(wait) = wait.filter(|_| !last_chance) else {
+                    let is_over = last_chance && *self.closing.borrow();
+                    let Some(wait) = wait.filter(|_| !is_over) else {
                         self.counters.spans_dropped_export.add(count);
                         return;
                     };
@@ -275,7 +281,7 @@ impl Delivery {
     async fn pause(&mut self, wait: Duration) {
         let is_closing = *self.closing.borrow();
         if is_closing {
-            tokio::time::sleep(wait).await;
+            tokio::time::sleep(wait.min(LAST_PAUSE)).await;
         } else {
             tokio::select! {
                 () = tokio::time::sleep(wait) => {}
