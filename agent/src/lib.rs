@@ -15,6 +15,7 @@ pub mod pipeline;
 pub mod probe;
 pub mod process;
 pub mod protocol;
+pub mod run;
 pub mod sample;
 pub mod span;
 pub mod telemetry;

@@ -4,31 +4,34 @@
 use std::{path::PathBuf, str::FromStr};
 
 use clap::{ArgAction, Args};
-use serde::Deserialize;
+use serde::{Deserialize, Deserializer, de::Error};
 
 use super::{ConfigError, Env, fault::Fault, otlp::Section};
+use crate::process::{Glob, PortRange};
 
 /// What one source says; absent is `None` or empty.
 #[derive(Args, Clone, Debug, Default, Deserialize, PartialEq, Eq)]
 #[serde(deny_unknown_fields, default)]
 pub struct Layer {
-    /// Trace only connections with this port on either end [env: UNDERTRACE_PORT=80,443].
+    /// Trace only connections with this port, or one of this range, on either end [env: UNDERTRACE_PORT=80,8000-8099].
     #[arg(
         long,
         value_name = "PORT",
         value_delimiter = ',',
         help_heading = "What is traced (default: everything)"
     )]
-    pub port: Vec<u16>,
-    /// Trace only processes whose executable's path matches [env: UNDERTRACE_EXE].
+    #[serde(deserialize_with = "port_ranges")]
+    pub port: Vec<PortRange>,
+    /// Trace only processes whose executable matches: its path if there is a slash, else its name [env: UNDERTRACE_EXE].
     #[arg(
         long,
         value_name = "GLOB",
         value_delimiter = ',',
         help_heading = "What is traced (default: everything)"
     )]
-    pub exe: Vec<String>,
-    /// Trace only this process [env: UNDERTRACE_PID].
+    #[serde(deserialize_with = "globs")]
+    pub exe: Vec<Glob>,
+    /// Trace only this process and its forked workers [env: UNDERTRACE_PID].
     #[arg(
         long,
         value_name = "PID",
@@ -36,14 +39,15 @@ pub struct Layer {
         help_heading = "What is traced (default: everything)"
     )]
     pub pid: Vec<u32>,
-    /// Trace only processes whose cgroup path matches [env: UNDERTRACE_CGROUP].
+    /// Trace only processes in this cgroup or below it [env: UNDERTRACE_CGROUP].
     #[arg(
         long,
         value_name = "GLOB",
         value_delimiter = ',',
         help_heading = "What is traced (default: everything)"
     )]
-    pub cgroup: Vec<String>,
+    #[serde(deserialize_with = "globs")]
+    pub cgroup: Vec<Glob>,
     /// Export url.query, which may hold secrets [env: UNDERTRACE_QUERY].
     #[arg(long, num_args = 0..=1, default_missing_value = "true", require_equals = true, value_name = "BOOL", help_heading = "What is traced (default: everything)")]
     pub query: Option<bool>,
@@ -101,7 +105,7 @@ impl Layer {
             port: list(
                 env,
                 "UNDERTRACE_PORT",
-                "ports (1 to 65535) separated by commas",
+                "ports (1 to 65535) or ranges such as 8000-8099, separated by commas",
             )?,
             exe: list(env, "UNDERTRACE_EXE", "globs separated by commas")?,
             pid: list(env, "UNDERTRACE_PID", "process ids separated by commas")?,
@@ -173,7 +177,37 @@ fn truth(env: Env<'_>, name: &str) -> Result<Option<bool>, ConfigError> {
 }
 
 /// `sampler_arg: 0.1` is a number in YAML, and the same as `"0.1"`.
-fn text_or_number<'de, D: serde::Deserializer<'de>>(from: D) -> Result<Option<String>, D::Error> {
+fn text_or_number<'de, D: Deserializer<'de>>(from: D) -> Result<Option<String>, D::Error> {
     let number = Option::<f64>::deserialize(from)?;
     Ok(number.map(|number| number.to_string()))
+}
+
+/// Ports as YAML writes them: numbers, and ranges as text.
+fn port_ranges<'de, D: Deserializer<'de>>(from: D) -> Result<Vec<PortRange>, D::Error> {
+    struct Port(PortRange);
+
+    impl<'de> Deserialize<'de> for Port {
+        fn deserialize<D: Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
+            // A number is also text to the YAML library, so one form serves both.
+            let text = String::deserialize(from)?;
+            text.parse().map(Self).map_err(D::Error::custom)
+        }
+    }
+
+    let ports = Vec::<Port>::deserialize(from)?;
+    Ok(ports.into_iter().map(|Port(range)| range).collect())
+}
+
+fn globs<'de, D: Deserializer<'de>>(from: D) -> Result<Vec<Glob>, D::Error> {
+    struct Pattern(Glob);
+
+    impl<'de> Deserialize<'de> for Pattern {
+        fn deserialize<D: Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
+            let text = String::deserialize(from)?;
+            text.parse().map(Self).map_err(D::Error::custom)
+        }
+    }
+
+    let globs = Vec::<Pattern>::deserialize(from)?;
+    Ok(globs.into_iter().map(|Pattern(glob)| glob).collect())
 }

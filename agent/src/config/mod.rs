@@ -18,7 +18,10 @@ pub use self::{
     layer::Layer,
     sampler::Sampler,
 };
-use crate::export::{otlp::settings::Settings, queue::Limits};
+use crate::{
+    export::{otlp::settings::Settings, queue::Limits},
+    process::Selectors,
+};
 
 /// A look-up in the environment.
 pub type Env<'a> = &'a dyn Fn(&str) -> Option<String>;
@@ -26,14 +29,8 @@ pub type Env<'a> = &'a dyn Fn(&str) -> Option<String>;
 /// Everything that the agent's behaviour depends on.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Config {
-    /// Ports on either end of a connection; empty for all.
-    pub ports: Vec<u16>,
-    /// Globs for the path of the executable; empty for all.
-    pub executables: Vec<String>,
-    /// Process ids; empty for all.
-    pub pids: Vec<u32>,
-    /// Globs for the cgroup path; empty for all.
-    pub cgroups: Vec<String>,
+    /// What is traced.
+    pub selectors: Selectors,
     /// Print traces.
     pub console: bool,
     /// Write OTLP JSON lines.
@@ -143,10 +140,12 @@ impl Config {
         };
         let nowhere_else = traces.is_none() && layer.file.is_none();
         Ok(Self {
-            ports: layer.port,
-            executables: layer.exe,
-            pids: layer.pid,
-            cgroups: layer.cgroup,
+            selectors: Selectors {
+                ports: layer.port,
+                exe: layer.exe,
+                pids: layer.pid,
+                cgroups: layer.cgroup,
+            },
             console: layer
                 .console
                 .unwrap_or(exporters.console || (nowhere_else && !exporters.none)),

@@ -46,6 +46,18 @@ fn written(name: &str, text: &str) -> PathBuf {
     path
 }
 
+fn ports(config: &Config) -> Vec<String> {
+    let ranges = config.selectors.ports.iter();
+    ranges.map(ToString::to_string).collect()
+}
+
+#[test]
+fn ports_of_the_file_are_numbers_or_ranges() {
+    let path = written("ports.yaml", "port: [80, 8000-8099, \"443\"]\n");
+    let config = config(&["--config", path.to_str().expect("a UTF-8 path")], &[]);
+    assert_eq!(ports(&config), ["80", "8000-8099", "443"]);
+}
+
 #[test]
 fn nothing_configured_is_the_console_alone() {
     let config = config(&[], &[]);
@@ -55,7 +67,7 @@ fn nothing_configured_is_the_console_alone() {
         (None, None, None)
     );
     assert_eq!(config.sampler, Sampler { ratio: 1.0 });
-    assert!(config.ports.is_empty() && config.executables.is_empty());
+    assert_eq!(config.selectors, Selectors::default());
 }
 
 #[test]
@@ -77,16 +89,17 @@ fn flags_outrank_variables_and_variables_outrank_the_file() {
     );
     let path = path.to_str().expect("a UTF-8 path");
     let config = config(
-        &["--port", "80", "--port", "81,82"],
+        &["--port", "80", "--port", "81,82-90"],
         &[
             ("UNDERTRACE_CONFIG", path),
             ("UNDERTRACE_PORT", "90"),
             ("UNDERTRACE_EXE", "/from/env, /b*"),
         ],
     );
-    assert_eq!(config.ports, [80, 81, 82]);
-    assert_eq!(config.executables, ["/from/env", "/b*"]);
-    assert_eq!(config.pids, [7]);
+    assert_eq!(ports(&config), ["80", "81", "82-90"]);
+    let executables = config.selectors.exe.iter().map(ToString::to_string);
+    assert_eq!(executables.collect::<Vec<_>>(), ["/from/env", "/b*"]);
+    assert_eq!(config.selectors.pids, [7]);
     assert_eq!(config.sampler, Sampler { ratio: 0.25 });
     assert!(config.query);
 }
@@ -136,7 +149,7 @@ fn errors_of_the_file_name_line_and_column() {
 fn errors_of_variables_are_one_sentence_with_what_is_allowed() {
     assert_eq!(
         error(&[("UNDERTRACE_PORT", "80,http")]),
-        "UNDERTRACE_PORT is \"80,http\", but must be ports (1 to 65535) separated by commas"
+        "UNDERTRACE_PORT is \"80,http\", but must be ports (1 to 65535) or ranges such as 8000-8099, separated by commas"
     );
     assert_eq!(
         error(&[("OTEL_TRACES_SAMPLER", "sometimes")]),

@@ -113,7 +113,7 @@ impl Kernel {
     }
 
     /// What this kernel demands, and then `settings`.
-    pub(super) fn complete(&self, settings: &Settings) -> Settings {
+    pub fn complete(&self, settings: &Settings) -> Settings {
         Settings::from_offsets(&self.offsets)
             .with("N_ARGS_ACCEPT", Value::U32(self.accept_arguments))
             .and(settings)

@@ -53,8 +53,7 @@ impl Settings {
     /// What the user asked for. `own_tgid` is the agent's process id in the initial pid namespace.
     #[must_use]
     pub fn from_config(config: &Config, own_tgid: u32) -> Self {
-        let by_process =
-            !config.executables.is_empty() || !config.pids.is_empty() || !config.cgroups.is_empty();
+        let by_process = config.selectors.narrow_processes();
         let faults = FAULTS
             .iter()
             .filter(|(fault, _)| config.faults.contains(fault));
@@ -69,7 +68,7 @@ impl Settings {
                 ("SELECT_UNKNOWN", Value::U32(u32::from(!by_process))),
                 (
                     "PORT_FILTER",
-                    Value::U32(u32::from(!config.ports.is_empty())),
+                    Value::U32(u32::from(!config.selectors.ports.is_empty())),
                 ),
                 ("SAMPLE_THRESHOLD", Value::U64(config.sampler.threshold())),
                 (
@@ -132,7 +131,7 @@ mod tests {
         });
         assert_eq!(value(&by_process, "SELECT_UNKNOWN"), Some(Value::U32(0)));
         let by_port = settings(Layer {
-            port: vec![80],
+            port: vec!["80".parse().expect("a port")],
             fault: vec![Fault::HeadsFull, Fault::SocketsFull],
             ..Layer::default()
         });

@@ -161,6 +161,24 @@ pub trait ProcSource {
     fn image(&self, tgid: u32) -> Option<File>;
 }
 
+impl<S: ProcSource + ?Sized> ProcSource for Box<S> {
+    fn tgids(&self) -> Vec<u32> {
+        (**self).tgids()
+    }
+
+    fn stat(&self, tgid: u32) -> Option<Stat> {
+        (**self).stat(tgid)
+    }
+
+    fn process(&self, tgid: u32) -> Option<RawProcess> {
+        (**self).process(tgid)
+    }
+
+    fn image(&self, tgid: u32) -> Option<File> {
+        (**self).image(tgid)
+    }
+}
+
 /// No processes at all: for replays, where everything known stands in the recording.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct NoProc;

@@ -3,6 +3,7 @@
 //! The kernel's counters ([`agent_common::abi::Counter`]) are read beside them; together they are printed on exit and on SIGUSR1, and
 //! exported as OTLP metrics.
 
+pub mod log;
 pub mod metrics;
 pub mod report;
 pub mod stats;

@@ -84,6 +84,9 @@ pub fn report(snapshot: &Snapshot, color: bool) -> String {
             );
         }
     }
+    for discrepancy in &snapshot.discrepancies {
+        let _ = writeln!(text, "! the books do not balance: {discrepancy}");
+    }
     text
 }
 
@@ -117,6 +120,7 @@ mod tests {
             ],
             agent: vec![("spans", 7), ("spans_exported", 7)],
             gauges: vec![("resident_bytes", 20_000_000)],
+            ..Snapshot::default()
         };
         let expected = "\
 kernel
@@ -138,6 +142,7 @@ now
     fn says_when_the_books_do_not_balance() {
         let snapshot = Snapshot {
             agent: vec![("spans", 7), ("spans_exported", 5)],
+            discrepancies: vec!["requests 2 is not 1".to_owned()],
             ..Snapshot::default()
         };
         let text = report(&snapshot, false);
@@ -145,6 +150,7 @@ now
             text.contains("! the books do not balance: 7 spans, accounted for 5"),
             "{text}"
         );
+        assert!(text.ends_with("! the books do not balance: requests 2 is not 1\n"));
     }
 
     #[test]

@@ -13,6 +13,8 @@ pub struct Snapshot {
     pub agent: Vec<(&'static str, u64)>,
     /// Values that go up and down.
     pub gauges: Vec<(&'static str, u64)>,
+    /// Sums within the pipeline that do not hold, one sentence each.
+    pub discrepancies: Vec<String>,
 }
 
 /// One equation that must hold when everything has come to rest.
@@ -79,7 +81,8 @@ impl Snapshot {
             .collect()
     }
 
-    /// JSON: objects `kernel`, `agent` and `gauges` by name, and the list `balance`.
+    /// JSON: objects `kernel`, `agent` and `gauges` by name, the list `balance` (its last entry stands for the pipeline's own sums), and the
+    /// list `discrepancies`.
     #[must_use]
     pub fn to_json(&self) -> String {
         #[derive(Serialize)]
@@ -88,6 +91,7 @@ impl Snapshot {
             agent: BTreeMap<&'a str, u64>,
             gauges: BTreeMap<&'a str, u64>,
             balance: Vec<Equation<'a>>,
+            discrepancies: &'a [String],
         }
         #[derive(Serialize)]
         struct Equation<'a> {
@@ -97,6 +101,13 @@ impl Snapshot {
             holds: bool,
             terms: BTreeMap<&'a str, u64>,
         }
+        let pipeline = Equation {
+            what: "pipeline",
+            made: 0,
+            accounted: 0,
+            holds: self.discrepancies.is_empty(),
+            terms: BTreeMap::new(),
+        };
         let json = Json {
             kernel: self.kernel.iter().copied().collect(),
             agent: self.agent.iter().copied().collect(),
@@ -111,7 +122,9 @@ impl Snapshot {
                     holds: balance.holds(),
                     terms: balance.terms.into_iter().collect(),
                 })
+                .chain([pipeline])
                 .collect(),
+            discrepancies: &self.discrepancies,
         };
         let mut text =
             serde_json::to_string_pretty(&json).expect("names and numbers are always JSON");

@@ -3,18 +3,7 @@
 use std::fmt::Write as _;
 
 use super::tree::{Line, lines};
-use crate::span::{Span, SpanKind, Status, Value};
-
-mod conventions {
-    pub(super) const URL_PATH: &str = "url.path";
-    pub(super) const URL_FULL: &str = "url.full";
-    pub(super) const HTTP_RESPONSE_STATUS_CODE: &str = "http.response.status_code";
-    pub(super) const ERROR_TYPE: &str = "error.type";
-    pub(super) const SERVER_ADDRESS: &str = "server.address";
-    pub(super) const SERVER_PORT: &str = "server.port";
-    pub(super) const PARENT_SOURCE: &str = "undertrace.parent.source";
-    pub(super) const PARENT_METHOD: &str = "undertrace.parent.method";
-}
+use crate::span::{Span, SpanKind, Status, Value, conventions};
 
 /// How traces are drawn.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -178,13 +167,14 @@ fn joined(span: &Span, parent_missing: bool) -> String {
             "parent refused".to_owned()
         };
     }
-    let source = text_of(span, conventions::PARENT_SOURCE);
-    let method = text_of(span, conventions::PARENT_METHOD);
-    let how = match (source, method) {
-        (_, Some(method)) => method.replace('_', " "),
-        (Some(source), None) => source.replace('_', " "),
-        (None, None) => String::new(),
-    };
+    let source = text_of(span, conventions::UNDERTRACE_PARENT_SOURCE);
+    let method = text_of(span, conventions::UNDERTRACE_PARENT_METHOD);
+    // The rule says more than the kind of source, where one was applied.
+    let how = method
+        .filter(|method| *method != "none")
+        .or(source)
+        .unwrap_or_default()
+        .replace('_', " ");
     match (parent_missing, how.is_empty()) {
         (false, _) => how,
         (true, true) => "parent elsewhere".to_owned(),

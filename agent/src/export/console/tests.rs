@@ -40,6 +40,7 @@ fn shop() -> Vec<Span> {
     }
     set(&mut proxied, "undertrace.parent.method", "same_context");
     set(&mut shop, "undertrace.parent.source", "same_kernel");
+    set(&mut shop, "undertrace.parent.method", "none");
     set(&mut stock, "undertrace.parent.method", "same_context");
     stock.attributes.retain(|(key, _)| key != "url.path");
     set(&mut stock, "url.full", "http://stock:8000/items/7");

@@ -164,7 +164,10 @@ type Body = http_body_util::combinators::BoxBody<Bytes, std::convert::Infallible
 
 async fn respond(request: Request<Incoming>, shared: &Shared) -> Response<Body> {
     let (head, body) = request.into_parts();
-    let body = body.collect().await.map(|body| body.to_bytes());
+    let body = body
+        .collect()
+        .await
+        .map(http_body_util::Collected::to_bytes);
     let body = body.unwrap_or_default();
     let is = |name: &str, value: &str| {
         let header = head.headers.get(name);

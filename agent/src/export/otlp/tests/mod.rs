@@ -9,7 +9,7 @@ use bytes::Bytes;
 use prost::Message;
 use tokio::runtime::Handle;
 
-use self::collector::{Answer, Collector, until};
+use self::collector::{Answer, Collector, Received, until};
 use super::{
     OtlpSink, OtlpWorker,
     retry::Policy,
@@ -318,7 +318,7 @@ async fn survives_a_collector_that_is_down_and_comes_back() {
         let ids: Vec<u8> = collector
             .received()
             .iter()
-            .flat_map(|one| one.ids())
+            .flat_map(Received::ids)
             .collect();
         assert_eq!(ids, (1..61).collect::<Vec<u8>>(), "{protocol:?}");
     }
