@@ -22,6 +22,7 @@ const START: Duration = Duration::from_secs(60);
 pub(crate) struct Setup {
     arguments: Vec<String>,
     environment: Vec<(String, String)>,
+    recording: Option<PathBuf>,
 }
 
 impl Setup {
@@ -47,12 +48,19 @@ impl Setup {
         Self {
             arguments: Vec::new(),
             environment: Vec::new(),
+            recording: None,
         }
     }
 
     /// Traces this port.
     pub(crate) fn port(self, port: u16) -> Self {
         self.arg("--port").arg(port.to_string())
+    }
+
+    /// Records to this file as well: `undertrace record`.
+    pub(crate) fn recording_to(mut self, file: &Path) -> Self {
+        self.recording = Some(file.to_owned());
+        self
     }
 
     /// One more argument.
@@ -78,8 +86,11 @@ impl Setup {
             let _ = fs::remove_file(file);
         }
         let mut command = Command::new(binary()?);
+        match &self.recording {
+            Some(file) => command.arg("record").arg(file),
+            None => command.arg("run"),
+        };
         command
-            .arg("run")
             .args(&self.arguments)
             .arg("--ready-file")
             .arg(&ready)

@@ -122,6 +122,18 @@ impl Span {
 pub(crate) struct Spans(pub(crate) Vec<Span>);
 
 impl Spans {
+    /// The spans of a file of OTLP JSON lines.
+    ///
+    /// # Errors
+    /// When a line is something else.
+    pub(crate) fn of_json_lines(text: &str) -> anyhow::Result<Self> {
+        let mut spans = Vec::new();
+        for line in text.lines() {
+            spans.extend(Span::all_of(serde_json::from_str(line)?));
+        }
+        Ok(Self(spans))
+    }
+
     /// How many.
     pub(crate) fn len(&self) -> usize {
         self.0.len()
