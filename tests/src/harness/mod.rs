@@ -21,7 +21,7 @@ use std::{
 use anyhow::{Context as _, Result, bail};
 
 /// How long a scenario waits for anything that should happen soon; emulated machines are slow.
-pub(crate) const PATIENCE: Duration = Duration::from_secs(20);
+pub(crate) const PATIENCE: Duration = Duration::from_secs(30);
 
 /// The reason why a scenario cannot run here; returned as an error, reported as "skipped".
 #[derive(Debug)]

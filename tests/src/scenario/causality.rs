@@ -68,7 +68,7 @@ fn threads(context: &mut Context, connections: u32) -> Result<()> {
     let work = Work {
         service: "threads",
         prefix: "/f",
-        requests: 160,
+        requests: 64,
         connections,
         calls: 2,
         may_miss: false,
@@ -89,7 +89,7 @@ fn nginx(context: &mut Context, connections: u32, keepalive: bool) -> Result<()>
     let work = Work {
         service: "nginx",
         prefix: "/p",
-        requests: 300,
+        requests: 160,
         connections,
         calls: 1,
         may_miss: connections > 1,
@@ -110,7 +110,7 @@ fn asyncio(context: &mut Context, connections: u32) -> Result<()> {
     let work = Work {
         service: "event_loop",
         prefix: "/f",
-        requests: 160,
+        requests: 64,
         connections,
         calls: 2,
         may_miss: connections > 1,
@@ -136,7 +136,7 @@ fn node(context: &mut Context, connections: u32, max_sockets: &str) -> Result<()
     let work = Work {
         service: "calls",
         prefix: "/f",
-        requests: 80,
+        requests: 48,
         connections,
         calls: 3,
         may_miss: connections > 1 || max_sockets != "Infinity",

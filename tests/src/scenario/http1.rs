@@ -49,7 +49,7 @@ pub(super) const SCENARIOS: &[Scenario] = &[
 /// Eight keep-alive connections of the harness and one of curl; both ends are traced, every exchange gives one span at each end, and all
 /// are complete while the connections are still open.
 fn keepalive_exact_counts(context: &mut Context) -> Result<()> {
-    const REQUESTS: usize = 400;
+    const REQUESTS: usize = 200;
     let port = context.port();
     let _nginx = service::nginx(context, "static.conf", port, &PLAIN)?;
     let collector = Collector::start()?;
