@@ -139,7 +139,7 @@ fn try_all(features: Features, report: &mut Report) -> Result<(), ProbeError> {
     let settings = Settings::default().with("SELECT_UNKNOWN", Value::U32(0));
     let loaded = kernel.load(&settings)?;
     let before = Before::measure();
-    let attached = loaded.attach();
+    let attached = loaded.attach_what_can_be();
     report.judge(&attached.plan);
     let attached = attached.checked()?;
     report.map_bytes = attached.map_memory_bytes();

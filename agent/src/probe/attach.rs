@@ -37,10 +37,18 @@ impl Drop for Links {
 
 impl Loaded {
     /// Attaches the programs: those that clean up first, those that see data last, so that no state is left behind by something that
-    /// ended in between. A program that cannot be attached turns its feature off; whether what is left is enough tells
-    /// [`Attached::checked`].
+    /// ended in between. A program that cannot be attached turns its feature off.
+    ///
+    /// # Errors
+    /// When a required feature does not work.
+    pub fn attach(self) -> Result<Attached, ProbeError> {
+        check_required(&self.plan)?;
+        self.attach_what_can_be().checked()
+    }
+
+    /// As [`Loaded::attach`], also when what is left is of no use.
     #[must_use]
-    pub fn attach(self) -> Attached {
+    pub fn attach_what_can_be(self) -> Attached {
         let Self {
             ebpf,
             map_memory_bytes,

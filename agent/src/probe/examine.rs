@@ -5,7 +5,6 @@
 use std::path::Path;
 
 use super::{
-    attach::Attached,
     error::ProbeError,
     hooks::Feature,
     loader::{self, Loaded},
@@ -33,16 +32,6 @@ pub struct Kernel {
     pub(super) btf_bytes: Vec<u8>,
     /// Arguments of `inet_csk_accept`: 4 before Linux 6.10, then 2. Its program finds the result behind them.
     accept_arguments: u32,
-}
-
-/// Programs at work, and what is worth keeping of the examination.
-pub struct Started {
-    /// Facts about the machine.
-    pub features: Features,
-    /// Where the members of kernel structs are.
-    pub offsets: Offsets,
-    /// The programs.
-    pub attached: Attached,
 }
 
 impl Kernel {
@@ -88,31 +77,13 @@ impl Kernel {
         let object = objects::find(OBJECT).ok_or(ProbeError::NoObject)?;
         raise_memlock();
         let all = self.complete(settings);
-        loader::load(object.bytes, &self.btf_bytes, self.plan.clone(), &all)
-    }
-
-    /// From this machine to programs at work: [`Kernel::examine`], [`Kernel::load`], [`Loaded::attach`], with every check.
-    ///
-    /// # Errors
-    /// When nothing can be traced; the error says what to do.
-    pub fn attach_all(
-        switched_off: &[Feature],
-        settings: &Settings,
-    ) -> Result<Started, ProbeError> {
-        let kernel = Self::examine(switched_off)?;
-        let attached = kernel.load(settings)?.checked()?.attach().checked()?;
-        let Self {
-            features, offsets, ..
-        } = kernel;
+        let loaded = loader::load(object.bytes, &self.btf_bytes, self.plan.clone(), &all);
         memory::give_back();
-        Ok(Started {
-            features,
-            offsets,
-            attached,
-        })
+        loaded
     }
 
     /// What this kernel demands, and then `settings`.
+    #[must_use]
     pub fn complete(&self, settings: &Settings) -> Settings {
         Settings::from_offsets(&self.offsets)
             .with("N_ARGS_ACCEPT", Value::U32(self.accept_arguments))

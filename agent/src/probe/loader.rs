@@ -29,7 +29,7 @@ pub struct Loaded {
 }
 
 /// Loads what the plan has chosen from `object`. A refused program turns its feature off and nothing else; whether what is left is enough
-/// tells [`Loaded::checked`].
+/// is asked when it is attached.
 ///
 /// # Errors
 /// When maps cannot be created.
@@ -65,17 +65,6 @@ pub fn load(
         ebpf,
         plan,
     })
-}
-
-impl Loaded {
-    /// These programs, when they are enough to trace anything.
-    ///
-    /// # Errors
-    /// When a required feature does not work.
-    pub fn checked(self) -> Result<Self, ProbeError> {
-        check_required(&self.plan)?;
-        Ok(self)
-    }
 }
 
 /// Fails when a required feature is off.

@@ -25,6 +25,8 @@ pub struct Maps {
     pub ports: Ports,
     /// What is captured of a connection.
     pub policies: Policies,
+    /// What is known of run-time systems.
+    pub runtimes: Runtimes,
     /// The kernel's own counters.
     pub counters: Counters,
 }
@@ -46,6 +48,7 @@ impl Maps {
             selection: Selection(take(ebpf, "SELECTION")?),
             ports: Ports(take(ebpf, "PORTS")?),
             policies: Policies(take(ebpf, "POLICIES")?),
+            runtimes: Runtimes(take(ebpf, "RUNTIMES")?),
             counters: Counters(take(ebpf, "COUNTERS")?),
         })
     }
@@ -154,6 +157,17 @@ impl Ports {
         let bit = 1 << (u32::from(port) % u64::BITS);
         self.0.set(index, word | bit, 0)
     }
+
+    /// Traces exactly the ports whose bits are set: bit `port % 64` of word `port / 64`.
+    ///
+    /// # Errors
+    /// When a system call fails.
+    pub fn set_all(&mut self, words: &[u64; 1024]) -> Result<(), MapError> {
+        for (index, word) in (0..).zip(words) {
+            self.0.set(index, word, 0)?;
+        }
+        Ok(())
+    }
 }
 
 /// `POLICIES`: what is captured of a connection.
@@ -174,15 +188,47 @@ impl Policies {
     /// # Errors
     /// When the system call fails.
     pub fn remove(&mut self, connection: u64) -> Result<(), MapError> {
-        match self.0.remove(&connection) {
-            Err(MapError::KeyNotFound | MapError::ElementNotFound) => Ok(()),
-            Err(MapError::SyscallError(error))
-                if error.io_error.kind() == std::io::ErrorKind::NotFound =>
-            {
-                Ok(())
-            }
-            other => other,
+        absent_is_fine(self.0.remove(&connection))
+    }
+}
+
+/// `RUNTIMES`: processes about whose run-time system the causality rules know something.
+pub struct Runtimes(HashMap<MapData, u32, u32>);
+
+/// Bit of a value in `RUNTIMES`: the process finishes each callback before its next read.
+const CALLBACK_ORDERED: u32 = 1;
+
+impl Runtimes {
+    /// Notes whether a process finishes each callback before its next read; a process of which nothing is noted does not.
+    ///
+    /// # Errors
+    /// When the map is full or the system call fails.
+    pub fn set_callback_ordered(&mut self, tgid: u32, ordered: bool) -> Result<(), MapError> {
+        if ordered {
+            self.0.insert(tgid, CALLBACK_ORDERED, 0)
+        } else {
+            self.remove(tgid)
         }
+    }
+
+    /// Forgets a process that ended or runs another program; one that was never noted is fine.
+    ///
+    /// # Errors
+    /// When the system call fails.
+    pub fn remove(&mut self, tgid: u32) -> Result<(), MapError> {
+        absent_is_fine(self.0.remove(&tgid))
+    }
+}
+
+fn absent_is_fine(removed: Result<(), MapError>) -> Result<(), MapError> {
+    match removed {
+        Err(MapError::KeyNotFound | MapError::ElementNotFound) => Ok(()),
+        Err(MapError::SyscallError(error))
+            if error.io_error.kind() == std::io::ErrorKind::NotFound =>
+        {
+            Ok(())
+        }
+        other => other,
     }
 }
 

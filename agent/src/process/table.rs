@@ -189,6 +189,13 @@ impl<S: ProcSource> ProcessTable<S> {
             .collect()
     }
 
+    /// The processes that exist now, each with the runtime in its image; nothing of them is kept.
+    pub fn scan_runtimes(&mut self) -> Vec<(u32, Runtime)> {
+        let (source, runtimes) = (&self.source, &mut self.runtimes);
+        let of = |tgid| Some((tgid, runtimes.of(&source.image(tgid)?)));
+        source.tgids().into_iter().filter_map(of).collect()
+    }
+
     /// Takes over a change, and gives the verdict that the kernel shall follow from now on, where it is another.
     ///
     /// A process that runs a new program is looked at immediately: it may not live long.

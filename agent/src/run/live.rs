@@ -32,7 +32,7 @@ use crate::{
         examine::Kernel,
         hooks::Feature,
         live::LivePositions,
-        maps::{Counters as KernelCounters, Selection as Verdicts},
+        maps::{Counters as KernelCounters, Runtimes, Selection as Verdicts},
         settings::{Settings, Value},
     },
     process::{
@@ -82,7 +82,7 @@ pub fn run(config: &Config, record: Option<(&Path, bool)>) -> Result<(), RunErro
     // The kernel's types are some 10 MB that nobody needs any more.
     drop(kernel);
 
-    let mut attached = loaded.checked()?.attach().checked()?;
+    let mut attached = loaded.attach()?;
     let map_memory_bytes = attached.map_memory_bytes();
     let maps = attached.take_maps()?;
     let live = if attached.offers(Feature::LivePositions) {
@@ -120,6 +120,8 @@ pub fn run(config: &Config, record: Option<(&Path, bool)>) -> Result<(), RunErro
             table,
             told: HashSet::new(),
             verdicts: maps.selection,
+            runtimes: maps.runtimes,
+            callback_ordered: HashSet::new(),
             recorder,
             counters,
         },
@@ -217,6 +219,9 @@ struct Inner {
     /// Processes whose facts the pipeline has.
     told: HashSet<ProcessKey>,
     verdicts: Verdicts,
+    runtimes: Runtimes,
+    /// Processes that stand in `runtimes`.
+    callback_ordered: HashSet<u32>,
     recorder: Option<Recorder>,
     counters: Arc<Counters>,
 }
@@ -362,6 +367,21 @@ impl Inner {
         for (tgid, verdict) in self.table.scan() {
             self.judge(tgid, verdict);
         }
+        for (tgid, runtime) in self.table.scan_runtimes() {
+            self.note_order(tgid, runtime.finishes_callbacks());
+        }
+    }
+
+    /// Tells the kernel whether a process finishes each callback before its next read.
+    fn note_order(&mut self, tgid: u32, ordered: bool) {
+        let changed = if ordered {
+            self.callback_ordered.insert(tgid)
+        } else {
+            self.callback_ordered.remove(&tgid)
+        };
+        if changed && let Err(error) = self.runtimes.set_callback_ordered(tgid, ordered) {
+            warn!(tgid, %error, "cannot tell the kernel of a runtime; some calls of it will have no parent");
+        }
     }
 
     /// One record of the ring buffer.
@@ -396,9 +416,15 @@ impl Inner {
                 self.told.remove(&key);
                 self.tell(u64::from(exec.tgid) << 32, exec.process_start_ns);
             }
-            Event::Fork(fork) => self.change(fork.into()),
+            Event::Fork(fork) => {
+                self.change(fork.into());
+                if self.callback_ordered.contains(&fork.parent_tgid) {
+                    self.note_order(fork.tgid, true);
+                }
+            }
             Event::Exit(exit) => {
                 self.change(exit.into());
+                self.note_order(exit.tgid, false);
                 self.told.remove(&ProcessKey {
                     tgid: exit.tgid,
                     start_ns: exit.process_start_ns,
@@ -422,6 +448,8 @@ impl Inner {
         self.told.insert(key);
         if let Some(facts) = self.table.facts(key) {
             self.push(&Input::Process(&facts));
+            let ordered = self.table.runtime(key).finishes_callbacks();
+            self.note_order(key.tgid, ordered);
         }
     }
 
