@@ -10,7 +10,10 @@ use std::{collections::HashMap, fmt, path::Path, str::FromStr};
 
 use agent_common::abi::Verdict;
 
-use super::{glob::Glob, source::RawProcess};
+use super::{
+    glob::{Glob, GlobError},
+    source::RawProcess,
+};
 
 /// Ports from `first` to `last`, both included.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -67,7 +70,54 @@ pub struct Selectors {
     pub cgroups: Vec<Glob>,
 }
 
+/// A selector that cannot be used.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{option} {pattern:?} cannot be used: {source}")]
+pub struct SelectorError {
+    /// The option, `--exe` for instance.
+    pub option: &'static str,
+    /// Its value.
+    pub pattern: String,
+    /// What is wrong with it.
+    #[source]
+    pub source: GlobError,
+}
+
 impl Selectors {
+    /// Selectors as the configuration has them.
+    ///
+    /// # Errors
+    /// When a pattern cannot be used.
+    pub fn new(
+        ports: &[u16],
+        exe: &[String],
+        pids: &[u32],
+        cgroups: &[String],
+    ) -> Result<Self, SelectorError> {
+        let globs = |option, patterns: &[String]| {
+            let glob = |pattern: &String| {
+                pattern.parse().map_err(|source| SelectorError {
+                    option,
+                    pattern: pattern.clone(),
+                    source,
+                })
+            };
+            patterns.iter().map(glob).collect::<Result<Vec<Glob>, _>>()
+        };
+        Ok(Self {
+            ports: ports
+                .iter()
+                .map(|port| PortRange {
+                    first: *port,
+                    last: *port,
+                })
+                .collect(),
+            exe: globs("--exe", exe)?,
+            pids: pids.to_vec(),
+            cgroups: globs("--cgroup", cgroups)?,
+        })
+    }
+
     /// Whether some process may be left out.
     #[must_use]
     pub fn narrow_processes(&self) -> bool {
@@ -135,6 +185,12 @@ impl Selection {
             by_pid: HashMap::new(),
             selectors,
         }
+    }
+
+    /// Process id of the agent.
+    #[must_use]
+    pub fn own(&self) -> u32 {
+        self.own
     }
 
     /// The selectors.
@@ -447,6 +503,24 @@ mod tests {
             assert!(!fits(pattern, "/a/b"), "{pattern}");
         }
         assert!(fits("/", "/") && !fits("a", "/"));
+    }
+
+    #[test]
+    fn takes_selectors_from_the_configuration() {
+        let texts = |text: &str| vec![text.to_owned()];
+        let selectors = Selectors::new(&[80], &texts("nginx"), &[7], &texts("/shop/*"));
+        let expected = Selectors {
+            ports: ports(&["80"]),
+            exe: globs(&["nginx"]),
+            pids: vec![7],
+            cgroups: globs(&["/shop/*"]),
+        };
+        assert_eq!(selectors, Ok(expected));
+        let error = Selectors::new(&[], &texts(""), &[], &[]).expect_err("nothing would match");
+        assert_eq!(
+            error.to_string(),
+            "--exe \"\" cannot be used: the pattern is empty"
+        );
     }
 
     #[test]

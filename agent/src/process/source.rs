@@ -215,6 +215,16 @@ impl Proc {
         }
     }
 
+    /// The id that this process has in the pid namespace of this `/proc`, which need not be its own.
+    #[must_use]
+    pub fn own(&self) -> Option<u32> {
+        fs::read_link(self.folder.join("self"))
+            .ok()?
+            .to_str()?
+            .parse()
+            .ok()
+    }
+
     fn of(&self, tgid: u32) -> PathBuf {
         self.folder.join(tgid.to_string())
     }
@@ -426,6 +436,7 @@ mod tests {
 
     #[test]
     fn reads_this_very_process() {
+        assert_eq!(Proc::new("/proc").own(), Some(std::process::id()));
         let own = Proc::new("/proc")
             .process(std::process::id())
             .expect("this process is running");

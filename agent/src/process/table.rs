@@ -19,7 +19,7 @@ use super::{
     identity::{IdentityOptions, identify, inherit},
     resource::{ProcessFacts, ProcessKey, Resource},
     runtime::{Runtime, Runtimes},
-    selection::Selection,
+    selection::{Choice, Selection},
     source::{ProcSource, RawProcess, StartTicks},
 };
 use crate::telemetry::Counters;
@@ -114,6 +114,8 @@ struct Entry {
     original: Option<(Place, u32)>,
     /// How many programs it has run since it was first seen.
     program: u32,
+    /// What was decided about it; none while nobody had to.
+    choice: Option<Choice>,
     ended: bool,
 }
 
@@ -123,6 +125,7 @@ impl Entry {
             known: Known::Nothing,
             original: None,
             program: 0,
+            choice: None,
             ended: false,
         }
     }
@@ -141,7 +144,8 @@ pub struct ProcessTable<S> {
     current: HashMap<u32, StartTicks>,
     /// Ended processes in the order of their end.
     ended: VecDeque<(u64, Place)>,
-    max: usize,
+    /// New processes to refuse before the file system is asked again which of the others are gone.
+    patience: usize,
 }
 
 impl<S: ProcSource> ProcessTable<S> {
@@ -163,17 +167,17 @@ impl<S: ProcSource> ProcessTable<S> {
             entries: HashMap::new(),
             current: HashMap::new(),
             ended: VecDeque::new(),
-            max: MAX_PROCESSES,
+            patience: 0,
         }
     }
 
     /// Looks through the processes that exist and gives the verdicts that differ from the kernel's default.
     ///
     /// Without selectors on processes that is the agent's own verdict alone, and the others are not read at all before
-    /// one of their connections is seen.
+    /// one of their connections is seen. To be called once the hooks are attached: what begins later is told by them.
     pub fn scan(&mut self) -> Vec<(u32, Verdict)> {
         if !self.selection.selectors().narrow_processes() {
-            return vec![(std::process::id(), Verdict::Own)];
+            return vec![(self.selection.own(), Verdict::Own)];
         }
         let stats = self
             .source
@@ -202,16 +206,15 @@ impl<S: ProcSource> ProcessTable<S> {
     pub fn change(&mut self, change: ProcessChange) -> Option<(u32, Verdict)> {
         match change {
             ProcessChange::Fork { key, parent_tgid } => {
-                let original = self
-                    .current
-                    .get(&parent_tgid)
-                    .map(|start| (parent_tgid, *start));
-                let original =
-                    original.and_then(|place| Some((place, self.entries.get(&place)?.program)));
-                if let Some(entry) = self.enter(place_of(key)) {
-                    entry.original = original;
-                }
-                None
+                let parent = (parent_tgid, *self.current.get(&parent_tgid)?);
+                let (program, choice) = self
+                    .entries
+                    .get(&parent)
+                    .map(|entry| (entry.program, entry.choice))?;
+                let entry = self.enter(place_of(key))?;
+                (entry.original, entry.choice) = (Some((parent, program)), choice);
+                // The kernel copies the verdict too; a fork while the parent's was still being written has none.
+                choice.map(|choice| (key.tgid, choice.into()))
             }
             ProcessChange::Exec { key } => {
                 let place = place_of(key);
@@ -219,12 +222,10 @@ impl<S: ProcSource> ProcessTable<S> {
                 (entry.known, entry.original, entry.program) =
                     (Known::Nothing, None, entry.program.wrapping_add(1));
                 let process = self.read(place)?;
-                let choice = self.selection.choose(&process);
-                self.keep(place, &process);
-                self.selection
-                    .selectors()
-                    .narrow_processes()
-                    .then(|| (key.tgid, choice.into()))
+                let narrow = self.selection.selectors().narrow_processes();
+                let choice = narrow.then(|| self.selection.choose(&process));
+                self.keep(place, &process, choice);
+                choice.map(|choice| (key.tgid, choice.into()))
             }
             ProcessChange::Exit { key, time_ns } => {
                 let place = place_of(key);
@@ -245,13 +246,14 @@ impl<S: ProcSource> ProcessTable<S> {
     /// `None` when it was gone before anybody could look, and is not the copy of a process that is known.
     pub fn facts(&mut self, key: ProcessKey) -> Option<ProcessFacts> {
         self.ensure(key);
-        match &self.entries.get(&place_of(key))?.known {
-            Known::Facts(resource, _) => Some(ProcessFacts {
-                key,
-                resource: resource.clone(),
-            }),
-            Known::Nothing | Known::Vanished => None,
-        }
+        let place = place_of(key);
+        let resource = match self.entries.get(&place).map(|entry| &entry.known) {
+            Some(Known::Facts(resource, _)) => resource.clone(),
+            Some(Known::Nothing | Known::Vanished) => return None,
+            // No room to keep it: looked at, and looked at again the next time.
+            None => self.identify(&self.read(place)?, Runtime::Other),
+        };
+        Some(ProcessFacts { key, resource })
     }
 
     /// The runtime in the image of a process; [`Runtime::Other`] when it is not known.
@@ -302,7 +304,7 @@ impl<S: ProcSource> ProcessTable<S> {
         let choice = self.selection.choose(&process);
         let place = (tgid, process.stat.start);
         if !process.stat.kernel_thread && self.enter(place).is_some() {
-            self.keep(place, &process);
+            self.keep(place, &process, Some(choice));
         }
         Some((tgid, choice.into()))
     }
@@ -316,8 +318,9 @@ impl<S: ProcSource> ProcessTable<S> {
         if !matches!(entry.known, Known::Nothing) {
             return;
         }
+        let choice = entry.choice;
         if let Some(process) = self.read(place) {
-            self.keep(place, &process);
+            self.keep(place, &process, choice);
         } else {
             let known = self.inherited(key).unwrap_or(Known::Vanished);
             if matches!(known, Known::Vanished) {
@@ -357,22 +360,24 @@ impl<S: ProcSource> ProcessTable<S> {
     }
 
     /// Makes a Resource of what was read.
-    fn keep(&mut self, place: Place, process: &RawProcess) {
-        let runtime = self
-            .source
-            .image(place.0)
-            .map_or(Runtime::Other, |image| self.runtimes.of(&image));
-        let resource = identify(process, &self.host, runtime, self.options);
+    fn keep(&mut self, place: Place, process: &RawProcess, choice: Option<Choice>) {
+        let image = self.source.image(place.0);
+        let runtime = image.map_or(Runtime::Other, |image| self.runtimes.of(&image));
+        let resource = self.identify(process, runtime);
         self.counters.processes.increment();
         if let Some(entry) = self.entries.get_mut(&place) {
-            entry.known = Known::Facts(resource, runtime);
+            (entry.known, entry.choice) = (Known::Facts(resource, runtime), choice);
         }
+    }
+
+    fn identify(&self, process: &RawProcess, runtime: Runtime) -> Resource {
+        identify(process, &self.host, runtime, self.options)
     }
 
     /// The entry of a process, made where there is none; `None` when there is no room.
     fn enter(&mut self, place: Place) -> Option<&mut Entry> {
         if !self.entries.contains_key(&place) {
-            if self.entries.len() >= self.max && !self.make_room() {
+            if self.entries.len() >= MAX_PROCESSES && !self.make_room() {
                 self.counters.processes_over_limit.increment();
                 return None;
             }
@@ -396,10 +401,15 @@ impl<S: ProcSource> ProcessTable<S> {
 
     /// Gives up the process that ended first, before its time; else those of which nobody told that they ended.
     fn make_room(&mut self) -> bool {
-        if self.ended.is_empty() {
+        if let Some((_, place)) = self.ended.pop_front() {
+            self.entries.remove(&place);
+            self.counters.processes_over_limit.increment();
+        } else if let Some(patience) = self.patience.checked_sub(1) {
+            self.patience = patience;
+        } else {
             let source = &self.source;
-            let (entries, current) = (&mut self.entries, &mut self.current);
-            entries.retain(|place, _| {
+            let current = &mut self.current;
+            self.entries.retain(|place, _| {
                 let lives = source
                     .stat(place.0)
                     .is_some_and(|stat| stat.start == place.1);
@@ -408,10 +418,8 @@ impl<S: ProcSource> ProcessTable<S> {
                 }
                 lives
             });
-        } else if let Some((_, place)) = self.ended.pop_front() {
-            self.entries.remove(&place);
-            self.counters.processes_over_limit.increment();
+            self.patience = MAX_PROCESSES / 8;
         }
-        self.entries.len() < self.max
+        self.entries.len() < MAX_PROCESSES
     }
 }

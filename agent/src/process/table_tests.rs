@@ -6,12 +6,13 @@ use agent_common::abi::Verdict;
 use proptest::prelude::*;
 
 use super::{
+    cgroup::Place,
     fixture::ProcFolder,
     host::Host,
     identity::IdentityOptions,
     resource::{ProcessFacts, ProcessKey, Resource},
     selection::{Selection, Selectors},
-    source::{NoProc, Proc, ProcSource},
+    source::{NoProc, Proc, ProcSource, RawProcess, Stat},
     table::{GRACE_NS, MAX_PROCESSES, ProcessChange, ProcessTable},
 };
 use crate::telemetry::Counters;
@@ -223,6 +224,15 @@ fn gives_verdicts_when_some_processes_are_left_out() {
     let verdict = table.change(ProcessChange::Exec { key: key(41, 200) });
     assert_eq!(verdict, Some((41, Verdict::Selected)));
     assert!(table.selection().unmatched().is_empty());
+    let verdict = table.change(ProcessChange::Fork {
+        key: key(42, 300),
+        parent_tgid: 41,
+    });
+    assert_eq!(
+        verdict,
+        Some((42, Verdict::Selected)),
+        "workers are what their parent is"
+    );
 }
 
 #[test]
@@ -230,7 +240,7 @@ fn reads_no_process_at_start_when_all_are_selected() {
     let proc = ProcFolder::new();
     proc.add(40, 100, "/usr/sbin/nginx", &["nginx"]);
     let (mut table, counters) = table(&proc);
-    assert_eq!(table.scan(), [(std::process::id(), Verdict::Own)]);
+    assert_eq!(table.scan(), [(OWN, Verdict::Own)]);
     assert_eq!((table.len(), counters.processes.get()), (0, 0));
 }
 
@@ -281,6 +291,46 @@ fn gives_up_processes_whose_end_nobody_told_before_it_refuses_new_ones() {
     }
     assert_eq!(table.len(), 1, "none of them exists any more");
     assert_eq!(counters.processes_over_limit.get(), 0);
+}
+
+/// A machine on which every process exists, all begun in the same tick.
+struct Crowd;
+
+impl ProcSource for Crowd {
+    fn tgids(&self) -> Vec<u32> {
+        Vec::new()
+    }
+
+    fn stat(&self, tgid: u32) -> Option<Stat> {
+        Stat::parse(&ProcFolder::stat(tgid, "worker", 0, 500))
+    }
+
+    fn process(&self, tgid: u32) -> Option<RawProcess> {
+        Some(RawProcess {
+            tgid,
+            stat: self.stat(tgid)?,
+            exe: None,
+            args: Vec::new(),
+            variables: Vec::new(),
+            place: Place::default(),
+            container_name: None,
+        })
+    }
+
+    fn image(&self, _tgid: u32) -> Option<std::fs::File> {
+        None
+    }
+}
+
+#[test]
+fn answers_for_a_process_that_it_has_no_room_for() {
+    let (mut table, counters) = table_of(Crowd, Selectors::default());
+    for tgid in 0..=MAX_PROCESSES as u32 {
+        let facts = table.facts(key(tgid + 1, 500));
+        assert_eq!(name(facts).as_deref(), Some("worker"));
+    }
+    assert_eq!(table.len(), MAX_PROCESSES, "all of them exist");
+    assert_eq!(counters.processes_over_limit.get(), 1);
 }
 
 proptest! {
