@@ -8,6 +8,7 @@ use clap::{Args, Parser, Subcommand};
 mod bench;
 mod build;
 mod demo;
+mod dist;
 mod paths;
 mod run;
 mod setup;
@@ -46,6 +47,8 @@ enum Task {
     },
     /// Run a command in a virtual machine with a kernel of the matrix
     Vm(VmArgs),
+    /// Make what is needed to install the agent: binary, service unit, container recipe, manifest
+    Dist,
     /// Measure what the agent costs, in instructions per request
     Bench(bench::Arguments),
     /// Load every kernel program on every kernel and hold its cost against the budget
@@ -131,6 +134,14 @@ fn execute(task: Task) -> Result<ExitCode> {
                 setup::progress("object", &format!("{name}, {} kB", bytes.div_ceil(1000)));
             }
             setup::progress("agent", &built.agent.display().to_string());
+        }
+        Task::Dist => {
+            let made = dist::run(&setup::run(Scope::Build)?)?;
+            setup::progress("folder", &made.folder.display().to_string());
+            setup::progress("archive", &made.archive.display().to_string());
+            if let Some(libc) = made.libc {
+                setup::progress("needs", &format!("{libc} or newer"));
+            }
         }
         Task::Vm(arguments) => return run_vm(arguments),
         Task::Bench(arguments) => return bench::run(&arguments),

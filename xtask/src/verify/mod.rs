@@ -145,6 +145,8 @@ fn verify_on(setup: &Setup, agent: &Path, kernel: &Kernel) -> Result<Verdict> {
     let trouble = match ended {
         Ended::Exited(0) if measured.is_empty() => Some("the agent named no program".to_owned()),
         Ended::Exited(0) => None,
+        // Its way to say that a program is refused, which is a fault of its own.
+        Ended::Exited(1) if measured.iter().any(|program| program.error.is_some()) => None,
         Ended::Exited(code) => Some(format!(
             "the agent ended with exit code {code}: {}",
             last_words()
