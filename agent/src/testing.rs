@@ -8,7 +8,7 @@ use agent_common::abi::{
     ABI_VERSION, Close, CloseReason, Decision, DecisionRecord, Direction, Header, Kind,
     LiveRequest, Open, Origin, PolicyKind, Role, Segment, SlotKind, StreamState, segment_flags,
 };
-use zerocopy::FromZeros;
+use zerocopy::{FromZeros, IntoBytes};
 
 use crate::{
     event::{ClockPair, Event, Input},
@@ -44,6 +44,18 @@ impl Record {
             Fixed::Decision(record) => Event::Decision(record),
             Fixed::Close(close) => Event::Close(close),
         }
+    }
+
+    /// The record as it lies in the ring buffer.
+    #[must_use]
+    pub fn bytes(&self) -> Vec<u8> {
+        let fixed = match &self.fixed {
+            Fixed::Open(open) => open.as_bytes(),
+            Fixed::Segment(segment) => segment.as_bytes(),
+            Fixed::Decision(record) => record.as_bytes(),
+            Fixed::Close(close) => close.as_bytes(),
+        };
+        [fixed, &self.payload].concat()
     }
 }
 

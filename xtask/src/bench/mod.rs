@@ -23,6 +23,9 @@ mod table;
 use baseline::Baseline;
 use figures::Figures;
 
+/// Name of the recording that the segments leave.
+const RECORDING: &str = "nginx.utrecord";
+
 /// What to do.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Arguments {
@@ -70,6 +73,9 @@ pub(crate) fn run(arguments: &Arguments) -> Result<ExitCode> {
         arguments.only
     );
     print!("{}", table::render(&figures));
+    if !arguments.limit {
+        replay(arguments.dev)?;
+    }
 
     let mut faults: Vec<String> = figures.iter().flat_map(Figures::faults).collect();
     if let Some(baseline) = &baseline {
@@ -134,6 +140,31 @@ fn measure(setup: &Setup, arguments: &Arguments) -> Result<String> {
         Ended::TimedOut => bail!("not done after {} s", vm.timeout.as_secs()),
         Ended::Died => bail!("the virtual machine ended before measuring did"),
     }
+}
+
+/// Measures on this machine the way from record to span, with the recording that the segments left if there is one.
+fn replay(dev: bool) -> Result<()> {
+    let mut command = run::cargo();
+    command.current_dir(paths::workspace());
+    command.args([
+        "run",
+        "--quiet",
+        "--package",
+        "agent",
+        "--features",
+        "testing",
+        "--example",
+        "replay_rate",
+    ]);
+    if !dev {
+        command.arg("--release");
+    }
+    let recording = folder()?.join(RECORDING);
+    if recording.exists() {
+        command.arg("--").arg(recording);
+    }
+    println!();
+    run::streamed(&mut command)
 }
 
 /// The folder for lines and logs, which stays.

@@ -53,11 +53,11 @@ pub(crate) struct Ended {
 }
 
 impl Agent {
-    /// Starts the sink, then the agent with these selectors, and waits until it traces.
+    /// Starts the sink, then the agent with `words` for its command line, and waits until it traces.
     ///
     /// # Errors
     /// When it ends or is not ready in time; its log is in the folder.
-    pub(crate) fn start(binary: &Path, selectors: &[String], folder: &Path) -> Result<Self> {
+    pub(crate) fn start(binary: &Path, words: &[String], folder: &Path) -> Result<Self> {
         let sink = Sink::start()?;
         let ready = folder.join("agent.ready");
         let statistics = folder.join("agent.stats.json");
@@ -65,7 +65,7 @@ impl Agent {
             let _ = fs::remove_file(file);
         }
         let mut command = Command::new(binary);
-        command.arg("run").args(selectors);
+        command.args(words);
         command
             .arg("--ready-file")
             .arg(&ready)

@@ -25,6 +25,9 @@ const REST: Duration = Duration::from_millis(500);
 /// An idle segment is this many times as long as one under load: it costs the machine nothing.
 const IDLE_FACTOR: u32 = 5;
 
+/// Duration of the load that is recorded.
+const RECORDED: Duration = Duration::from_secs(1);
+
 /// What is attached while a segment runs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
@@ -132,7 +135,29 @@ impl Lab {
                     );
                 }
             }
+            if kind == Kind::Nginx {
+                self.record(&service, &folder).context("recording nginx")?;
+            }
         }
+        Ok(())
+    }
+
+    /// Records a load for replays on the host.
+    fn record(&self, service: &Service, folder: &Path) -> Result<()> {
+        let Some(binary) = &self.agent else {
+            return Ok(());
+        };
+        // Made in memory: a file on the host costs the guest much more.
+        let made = Path::new("/run/recording");
+        let agent = Agent::start(
+            binary,
+            &command(&["record", "/run/recording"], service),
+            folder,
+        )?;
+        load::run(&service.url, RECORDED, folder)?;
+        agent.stop()?;
+        fs::copy(made, self.logs.join("nginx.utrecord")).context("cannot keep the recording")?;
+        fs::remove_file(made)?;
         Ok(())
     }
 
@@ -163,7 +188,7 @@ impl Lab {
         let empty = empty.transpose()?;
         let agent = match (setting, &self.agent) {
             (Setting::Agent | Setting::AgentCounted, Some(binary)) => {
-                Some(Agent::start(binary, &service.selectors, folder)?)
+                Some(Agent::start(binary, &command(&["run"], service), folder)?)
             }
             _ => None,
         };
@@ -228,4 +253,13 @@ impl Lab {
             agent,
         })
     }
+}
+
+/// The agent's command line that traces a service.
+fn command(words: &[&str], service: &Service) -> Vec<String> {
+    words
+        .iter()
+        .map(|&word| word.to_owned())
+        .chain(service.selectors.iter().cloned())
+        .collect()
 }

@@ -131,11 +131,11 @@ impl Service {
             }
             Kind::Python => {
                 let program = script(folder, "python3", "server.py", include_str!("server.py"))?;
-                (vec![program], vec![count(PORT, 1, false)], port())
+                (vec![program], vec![count(PORT, 1, false)], exe("python3")?)
             }
             Kind::Node => {
                 let program = script(folder, "node", "server.js", include_str!("server.js"))?;
-                (vec![program], vec![count(PORT, 1, false)], port())
+                (vec![program], vec![count(PORT, 1, false)], exe("node")?)
             }
         };
         let mut service = Self {
@@ -196,12 +196,12 @@ impl Count {
     }
 }
 
+/// A process is selected by the file that it runs, which `python3` is a symbolic link to. A port would select the load generator too.
 fn exe(name: &str) -> Result<Vec<String>> {
-    Ok(vec!["--exe".into(), find(name)?.display().to_string()])
-}
-
-fn port() -> Vec<String> {
-    vec!["--port".into(), PORT.to_string()]
+    Ok(vec![
+        "--exe".into(),
+        find(name)?.canonicalize()?.display().to_string(),
+    ])
 }
 
 /// Debian's own first: a version manager's stand-in for an interpreter is a shell script.

@@ -1,0 +1,175 @@
+//! How many exchanges a second one core takes from decode to span, and how often it allocates for each.
+//!
+//! Input: a recording (`undertrace record`), or none: then conversations as nginx has them on kept connections are made up. Everything is in
+//! memory before the clock starts, reading and export are no part of it. Time is that of this thread alone, so other work of the machine
+//! hardly shows. `cargo xtask bench` runs this.
+
+mod allocations;
+mod made_up;
+
+use std::{
+    path::PathBuf,
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use agent_common::abi::LiveRequest;
+use anyhow::{Context as _, Result, ensure};
+use clap::Parser;
+use rustix::time::{ClockId, clock_gettime};
+use undertrace::{
+    event::{
+        ClockPair, Input,
+        decode::decode_counted,
+        recording::{Entry, Recording},
+    },
+    pipeline::{Pipeline, PipelineConfig},
+    process::ProcessFacts,
+    telemetry::Counters,
+};
+
+/// Measures the way from record to span.
+#[derive(Debug, Parser)]
+struct Arguments {
+    /// Recording to push through the pipeline again and again; made up if there is none
+    recording: Option<PathBuf>,
+    /// Seconds for it
+    #[arg(long, default_value_t = 3)]
+    seconds: u64,
+}
+
+/// One input, ready to be pushed.
+#[derive(Debug)]
+enum Step {
+    /// A record: its words, so that it is aligned, and its length in bytes.
+    Record(Box<[u64]>, usize),
+    Process(ProcessFacts),
+    Clock(ClockPair),
+    Live(Vec<LiveRequest>),
+    Tick(u64),
+}
+
+/// One pass over all inputs.
+#[derive(Clone, Copy, Debug)]
+struct Pass {
+    exchanges: u64,
+    records: u64,
+    elapsed: Duration,
+    allocations: allocations::Count,
+}
+
+fn main() -> Result<()> {
+    let arguments = Arguments::parse();
+    let (steps, origin) = match &arguments.recording {
+        Some(path) => {
+            let mut recording = Recording::open(path)?;
+            (steps(&mut recording)?, path.display().to_string())
+        }
+        None => {
+            let bytes = made_up::recording()?;
+            let mut recording = Recording::begin(bytes.as_slice(), "made up".to_owned())?;
+            (steps(&mut recording)?, "made-up conversations".to_owned())
+        }
+    };
+
+    let deadline = Instant::now() + Duration::from_secs(arguments.seconds);
+    let mut passes = vec![pass(&steps)];
+    while Instant::now() < deadline {
+        passes.push(pass(&steps));
+    }
+    ensure!(passes[0].exchanges > 0, "there is no exchange in {origin}");
+    passes.sort_by_key(|pass| pass.elapsed);
+    let median = passes[passes.len() / 2];
+    let exchanges = median.exchanges as f64;
+    println!(
+        "replay of {origin}: {} exchanges, {} records, {} passes",
+        median.exchanges,
+        median.records,
+        passes.len()
+    );
+    println!(
+        "  exchanges per second and core  {:>11.0}",
+        exchanges / median.elapsed.as_secs_f64()
+    );
+    println!(
+        "  nanoseconds per exchange       {:>11.0}",
+        median.elapsed.as_nanos() as f64 / exchanges
+    );
+    println!(
+        "  allocations per exchange       {:>11.2}",
+        median.allocations.calls as f64 / exchanges
+    );
+    println!(
+        "  bytes allocated per exchange   {:>11.0}",
+        median.allocations.bytes as f64 / exchanges
+    );
+    Ok(())
+}
+
+/// Everything in a recording.
+fn steps(recording: &mut Recording<impl std::io::Read>) -> Result<Vec<Step>> {
+    let mut steps = Vec::new();
+    while let Some(entry) = recording
+        .next_entry()
+        .context("the recording cannot be read to its end")?
+    {
+        steps.push(match entry {
+            Entry::Record(bytes) => {
+                let mut words = vec![0_u64; bytes.len().div_ceil(8)].into_boxed_slice();
+                zerocopy::IntoBytes::as_mut_bytes(&mut *words)[..bytes.len()]
+                    .copy_from_slice(bytes);
+                Step::Record(words, bytes.len())
+            }
+            Entry::Process(facts) => Step::Process(facts),
+            Entry::Clock(pair) => Step::Clock(pair),
+            Entry::Live(answers) => Step::Live(answers.to_vec()),
+            Entry::Tick(now_ns) => Step::Tick(now_ns),
+        });
+    }
+    Ok(steps)
+}
+
+/// Pushes every step through a new pipeline and drops the spans.
+fn pass(steps: &[Step]) -> Pass {
+    let counters = Arc::new(Counters::default());
+    let mut pipeline = Pipeline::new(PipelineConfig::default(), Arc::clone(&counters));
+    let mut spans = Vec::new();
+    let before = allocations::so_far();
+    let start = thread_time();
+    for step in steps {
+        match step {
+            Step::Record(words, length) => {
+                let bytes = zerocopy::IntoBytes::as_bytes(&**words);
+                if let Some(event) = decode_counted(&bytes[..*length], &counters) {
+                    pipeline.push(&Input::Event(event));
+                }
+            }
+            Step::Process(facts) => pipeline.push(&Input::Process(facts)),
+            Step::Clock(pair) => pipeline.push(&Input::Clock(*pair)),
+            Step::Live(answers) => pipeline.push(&Input::Live(answers)),
+            Step::Tick(now_ns) => {
+                pipeline.push(&Input::Tick(*now_ns));
+                pipeline.drain_spans(&mut spans);
+                spans.clear();
+            }
+        }
+    }
+    pipeline.finish();
+    pipeline.drain_spans(&mut spans);
+    spans.clear();
+    Pass {
+        elapsed: thread_time().saturating_sub(start),
+        allocations: allocations::so_far().since(before),
+        exchanges: counters.exchanges.get(),
+        records: counters.records.get(),
+    }
+}
+
+/// Time for which this thread has run.
+fn thread_time() -> Duration {
+    let time = clock_gettime(ClockId::ThreadCPUTime);
+    Duration::new(
+        u64::try_from(time.tv_sec).unwrap_or(0),
+        u32::try_from(time.tv_nsec).unwrap_or(0),
+    )
+}
