@@ -17,8 +17,6 @@ pub mod runtime;
 pub mod selection;
 pub mod source;
 pub mod table;
-#[cfg(test)]
-mod table_tests;
 
 pub use self::{
     glob::Glob,

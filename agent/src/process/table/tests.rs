@@ -5,17 +5,19 @@ use std::sync::Arc;
 use agent_common::abi::Verdict;
 use proptest::prelude::*;
 
-use super::{
-    cgroup::Place,
-    fixture::ProcFolder,
-    host::Host,
-    identity::IdentityOptions,
-    resource::{ProcessFacts, ProcessKey, Resource},
-    selection::{Selection, Selectors},
-    source::{NoProc, Proc, ProcSource, RawProcess, Stat},
-    table::{GRACE_NS, MAX_PROCESSES, ProcessChange, ProcessTable},
+use super::{GRACE_NS, MAX_PROCESSES, ProcessChange, ProcessTable};
+use crate::{
+    process::{
+        cgroup::Place,
+        fixture::ProcFolder,
+        host::Host,
+        identity::IdentityOptions,
+        resource::{ProcessFacts, ProcessKey, Resource},
+        selection::{Selection, Selectors},
+        source::{NoProc, Proc, ProcSource, RawProcess, Stat},
+    },
+    telemetry::Counters,
 };
-use crate::telemetry::Counters;
 
 const OWN: u32 = 4_000_000;
 

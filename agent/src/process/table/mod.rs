@@ -7,14 +7,17 @@
 //! Entries are kept under process id *and* start, so nobody inherits from a process that had the id before. Those of
 //! ended processes stay for a while, because their last spans are still on the way.
 
+mod change;
+
 use std::{
     collections::{HashMap, VecDeque},
     sync::Arc,
 };
 
-use agent_common::abi::{self, Verdict};
+use agent_common::abi::Verdict;
 
-use super::{
+pub use self::change::ProcessChange;
+use crate::process::{
     host::Host,
     identity::{IdentityOptions, identify, inherit},
     resource::{ProcessFacts, ProcessKey, Resource},
@@ -28,67 +31,6 @@ use crate::telemetry::Counters;
 pub const MAX_PROCESSES: usize = 8192;
 /// How long an ended process is kept, in nanoseconds.
 pub const GRACE_NS: u64 = 10_000_000_000;
-
-/// What happened to a process, as the kernel tells it. Times are CLOCK_MONOTONIC nanoseconds.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum ProcessChange {
-    /// It runs another program: nothing that was known of it holds, but for its id.
-    Exec {
-        /// Which process.
-        key: ProcessKey,
-    },
-    /// It began as a copy of its parent.
-    Fork {
-        /// The new process.
-        key: ProcessKey,
-        /// Thread group id of the parent.
-        parent_tgid: u32,
-    },
-    /// It ended.
-    Exit {
-        /// Which process.
-        key: ProcessKey,
-        /// When.
-        time_ns: u64,
-    },
-}
-
-impl From<&abi::Exec> for ProcessChange {
-    fn from(record: &abi::Exec) -> Self {
-        Self::Exec {
-            key: ProcessKey {
-                tgid: record.tgid,
-                start_ns: record.process_start_ns,
-            },
-        }
-    }
-}
-
-impl From<&abi::Fork> for ProcessChange {
-    fn from(record: &abi::Fork) -> Self {
-        let key = ProcessKey {
-            tgid: record.tgid,
-            start_ns: record.process_start_ns,
-        };
-        Self::Fork {
-            key,
-            parent_tgid: record.parent_tgid,
-        }
-    }
-}
-
-impl From<&abi::Exit> for ProcessChange {
-    fn from(record: &abi::Exit) -> Self {
-        let key = ProcessKey {
-            tgid: record.tgid,
-            start_ns: record.process_start_ns,
-        };
-        Self::Exit {
-            key,
-            time_ns: record.header.time_ns,
-        }
-    }
-}
 
 /// A process of the table: its id, and its start to the precision that all sources share.
 type Place = (u32, StartTicks);
@@ -423,3 +365,6 @@ impl<S: ProcSource> ProcessTable<S> {
         self.entries.len() < MAX_PROCESSES
     }
 }
+
+#[cfg(test)]
+mod tests;
