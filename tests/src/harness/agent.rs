@@ -208,11 +208,16 @@ impl Statistics {
             .and_then(Value::as_array)
             .filter(|equations| !equations.is_empty())
             .context("the statistics have no balance")?;
-        let imbalance = equations
+        let broken = equations
             .iter()
             .filter(|equation| equation.get("holds") != Some(&Value::Bool(true)))
-            .map(Value::to_string)
-            .collect();
+            .map(Value::to_string);
+        let details = value
+            .get("discrepancies")
+            .and_then(Value::as_array)
+            .into_iter()
+            .flatten();
+        let imbalance = broken.chain(details.map(Value::to_string)).collect();
         Ok(Self {
             counters,
             imbalance,

@@ -1,20 +1,18 @@
-//! Raw HTTP/1 clients that control every byte and every call, and a raw server that answers with given bytes.
+//! Raw HTTP/1 clients that control every byte and every call.
 
 use std::{
     fs,
-    io::{self, Read as _, Write as _},
-    net::{SocketAddr, TcpListener, TcpStream},
+    io::{IoSlice, Read as _, Write as _},
+    net::{SocketAddr, TcpStream},
     num::NonZeroU32,
     os::{fd::OwnedFd, unix::net::UnixStream},
-    sync::Arc,
-    thread,
     time::Duration,
 };
 
 use anyhow::{Context as _, Result, bail, ensure};
-use rustix::net::{AddressFamily, Protocol, SocketType, sockopt};
+use rustix::net::{AddressFamily, Protocol, RecvFlags, SocketType, sockopt};
 
-use super::{Context, PATIENCE, Skip, wait_for};
+use super::{PATIENCE, Skip, wait_for};
 
 /// A response as it came.
 #[derive(Clone, Debug)]
@@ -148,6 +146,44 @@ impl Connection {
         match &mut self.stream {
             Stream::Tcp(stream) => stream.write_all(bytes)?,
             Stream::Unix(stream) => stream.write_all(bytes)?,
+        }
+        Ok(())
+    }
+
+    /// Sends bytes in one call from `pieces` buffers.
+    ///
+    /// # Errors
+    /// When the peer is gone, or the kernel does not take all at once.
+    pub(crate) fn send_scattered(&mut self, bytes: &[u8], pieces: usize) -> Result<()> {
+        let Stream::Tcp(stream) = &mut self.stream else {
+            bail!("only TCP is scattered here")
+        };
+        let buffers: Vec<_> = bytes
+            .chunks(bytes.len().div_ceil(pieces))
+            .map(IoSlice::new)
+            .collect();
+        let sent = stream.write_vectored(&buffers)?;
+        ensure!(sent == bytes.len(), "{sent} of {} bytes sent", bytes.len());
+        Ok(())
+    }
+
+    /// Throws `count` bytes away that have not been read, with MSG_TRUNC: the kernel copies nothing (tcp(7)).
+    ///
+    /// # Errors
+    /// When they do not come.
+    pub(crate) fn discard(&mut self, count: usize) -> Result<()> {
+        let Stream::Tcp(stream) = &self.stream else {
+            bail!("only TCP discards")
+        };
+        let buffered = count.min(self.buffer.len());
+        self.buffer.drain(..buffered);
+        let mut left = count - buffered;
+        let mut nowhere = [0; 1024];
+        while left > 0 {
+            let step = left.min(nowhere.len());
+            let (_, length) = rustix::net::recv(stream, &mut nowhere[..step], RecvFlags::TRUNC)?;
+            ensure!(length > 0, "the connection ended");
+            left -= length.min(step);
         }
         Ok(())
     }
@@ -342,112 +378,11 @@ fn unread(server: u16, client: u16) -> u32 {
         .unwrap_or(0)
 }
 
-/// A server of the scenario's own, on threads of its process.
-#[derive(Debug)]
-pub(crate) struct Scripted {
-    port: u16,
-}
-
-impl Scripted {
-    /// For every head that arrives, calls `answer` with the connection and the head. Ignores bodies: requests have none.
-    ///
-    /// # Errors
-    /// When the port cannot be bound.
-    pub(crate) fn start(
-        context: &Context,
-        answer: impl Fn(&mut TcpStream, &str) -> io::Result<()> + Send + Sync + 'static,
-    ) -> Result<Self> {
-        let port = context.port();
-        Ok(Self::over(
-            TcpListener::bind(("127.0.0.1", port))?,
-            port,
-            move |stream| heads(stream, &answer),
-        ))
-    }
-
-    /// The same, listening with Multipath TCP.
-    ///
-    /// # Errors
-    /// [`Skip`] when the kernel has none.
-    pub(crate) fn start_mptcp(
-        context: &Context,
-        answer: impl Fn(&mut TcpStream, &str) -> io::Result<()> + Send + Sync + 'static,
-    ) -> Result<Self> {
-        let port = context.port();
-        let socket = mptcp_socket()?;
-        sockopt::set_socket_reuseaddr(&socket, true)?;
-        rustix::net::bind(&socket, &SocketAddr::from(([127, 0, 0, 1], port)))?;
-        rustix::net::listen(&socket, 16)?;
-        Ok(Self::over(socket.into(), port, move |stream| {
-            heads(stream, &answer)
-        }))
-    }
-
-    /// Sends back whatever arrives.
-    ///
-    /// # Errors
-    /// When the port cannot be bound.
-    pub(crate) fn start_raw(context: &Context) -> Result<Self> {
-        let port = context.port();
-        Ok(Self::over(
-            TcpListener::bind(("127.0.0.1", port))?,
-            port,
-            |mut stream| {
-                let mut chunk = [0; 4096];
-                loop {
-                    let count = stream.read(&mut chunk)?;
-                    if count == 0 {
-                        return Ok(());
-                    }
-                    stream.write_all(&chunk[..count])?;
-                }
-            },
-        ))
-    }
-
-    fn over(
-        listener: TcpListener,
-        port: u16,
-        serve: impl Fn(TcpStream) -> io::Result<()> + Send + Sync + 'static,
-    ) -> Self {
-        let serve = Arc::new(serve);
-        thread::spawn(move || {
-            for stream in listener.incoming().flatten() {
-                let serve = Arc::clone(&serve);
-                // A connection that ends with an error is the client's business.
-                thread::spawn(move || drop(serve(stream)));
-            }
-        });
-        Self { port }
-    }
-
-    /// Where it listens.
-    pub(crate) fn port(&self) -> u16 {
-        self.port
-    }
-}
-
-fn heads(
-    mut stream: TcpStream,
-    answer: impl Fn(&mut TcpStream, &str) -> io::Result<()>,
-) -> io::Result<()> {
-    stream.set_nodelay(true)?;
-    let mut buffer = Vec::new();
-    let mut chunk = [0; READ];
-    loop {
-        while let Some(at) = buffer.windows(4).position(|w: &[u8]| w == b"\r\n\r\n") {
-            let head: Vec<u8> = buffer.drain(..at + 4).collect();
-            answer(&mut stream, &String::from_utf8_lossy(&head))?;
-        }
-        let count = stream.read(&mut chunk)?;
-        if count == 0 {
-            return Ok(());
-        }
-        buffer.extend_from_slice(&chunk[..count]);
-    }
-}
-
-fn mptcp_socket() -> Result<OwnedFd> {
+/// A socket for Multipath TCP.
+///
+/// # Errors
+/// [`Skip`] when the kernel has none.
+pub(super) fn mptcp_socket() -> Result<OwnedFd> {
     let mptcp = Protocol::from_raw(NonZeroU32::new(262).expect("IPPROTO_MPTCP is 262"));
     Ok(
         rustix::net::socket(AddressFamily::INET, SocketType::STREAM, Some(mptcp))

@@ -10,8 +10,9 @@ use crate::harness::{
     agent::Setup,
     assert_text,
     collector::Collector,
-    http::{Connection, Scripted},
+    http::Connection,
     network::{self, Routed},
+    scripted::Scripted,
     service,
 };
 
@@ -57,7 +58,7 @@ fn incoming_traceparent_adopted(context: &mut Context) -> Result<()> {
     let collector = Collector::start()?;
     let agent = Setup::grpc(&collector)
         .arg("--exe")
-        .arg("*/nginx")
+        .arg("nginx")
         .start(context)?;
     let value = format!("00-{TRACE}-{PARENT}");
     // Header lines, and the flags and state that the span must have.
@@ -137,7 +138,7 @@ fn malformed_traceparent_ignored(context: &mut Context) -> Result<()> {
     let collector = Collector::start()?;
     let agent = Setup::http(&collector)
         .arg("--exe")
-        .arg("*/nginx")
+        .arg("nginx")
         .start(context)?;
     let zero_trace = "0".repeat(32);
     let zero_span = "0".repeat(16);
@@ -250,9 +251,9 @@ fn forwarded_by_nginx(context: &mut Context) -> Result<()> {
     let collector = Collector::start()?;
     let agent = Setup::grpc(&collector)
         .arg("--exe")
-        .arg("*/nginx")
+        .arg("nginx")
         .arg("--exe")
-        .arg("*/python3*")
+        .arg("python3*")
         .start(context)?;
     let mut connection = Connection::open(front)?;
     for (n, flags) in [(1, "01"), (2, "03"), (3, "00")] {

@@ -116,7 +116,7 @@ fn traced(
         port,
         &[("LISTEN", ""), ("SENDFILE", "on")],
     )?;
-    let agent = setup.arg("--exe").arg("*/nginx").start(context)?;
+    let agent = setup.arg("--exe").arg("nginx").start(context)?;
     Ok((nginx, port, agent))
 }
 

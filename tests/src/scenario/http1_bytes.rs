@@ -1,18 +1,22 @@
 //! HTTP/1 byte by byte: heads cut anywhere, large heads, odd targets, upgrades, garbage. The server is often a scripted one.
 
-use std::{collections::BTreeSet, io::Write as _};
+use std::{
+    collections::BTreeSet,
+    io::{Read as _, Write as _},
+};
 
 use anyhow::Result;
 
 use super::Scenario;
 use crate::harness::{
-    Context, PATIENCE, Skip,
+    Context, PATIENCE,
     agent::Setup,
     assert_text,
     collector::Collector,
-    http::{Connection, Scripted, head_of},
+    http::{Connection, head_of},
+    scripted::Scripted,
     service,
-    trace::RESPONSE_BODY,
+    trace::{REQUEST_BODY, RESPONSE_BODY},
 };
 
 pub(super) const SCENARIOS: &[Scenario] = &[
@@ -21,8 +25,10 @@ pub(super) const SCENARIOS: &[Scenario] = &[
     Scenario::core("http1_methods_and_targets", methods_and_targets),
     Scenario::core("http1_upgrade_leaves_http", upgrade_leaves_http),
     Scenario::core("http1_garbage_stops_nothing", garbage_stops_nothing),
-    Scenario::core("http1_mptcp_listener", mptcp_listener),
-    Scenario::core("http1_connect_failed", connect_failed),
+    Scenario::core(
+        "http1_interim_and_early_responses",
+        interim_and_early_responses,
+    ),
 ];
 
 const ANSWER: &[u8] = b"HTTP/1.1 200 OK\r\nContent-Length: 6\r\n\r\nhello\n";
@@ -40,7 +46,7 @@ fn head_split_at_every_byte(context: &mut Context) -> Result<()> {
     let collector = Collector::start()?;
     let agent = Setup::grpc(&collector)
         .arg("--exe")
-        .arg("*/nginx")
+        .arg("nginx")
         .start(context)?;
     let head = |n: usize| {
         let context = format!("00-{:032x}-{:016x}-01", n + 1, n + 1);
@@ -89,7 +95,7 @@ fn large_head_16k(context: &mut Context) -> Result<()> {
     let collector = Collector::start()?;
     let agent = Setup::grpc(&collector)
         .arg("--exe")
-        .arg("*/nginx")
+        .arg("nginx")
         .start(context)?;
     let mut wanted = BTreeSet::new();
     for (n, bytes) in [600, 1_100, 4_096, 4_200, 8_192, 12_000, 16_384]
@@ -310,67 +316,51 @@ fn garbage_stops_nothing(context: &mut Context) -> Result<()> {
     Ok(())
 }
 
-/// A server that listens with Multipath TCP, reached by a plain and by a multipath client.
-fn mptcp_listener(context: &mut Context) -> Result<()> {
-    let server = Scripted::start_mptcp(context, |stream, _| stream.write_all(ANSWER))?;
+/// An interim response before the final one, and a final one that begins before the request's body has been sent.
+fn interim_and_early_responses(context: &mut Context) -> Result<()> {
+    let server = Scripted::start(context, |stream, head| {
+        if head.contains("100-continue") {
+            stream.write_all(b"HTTP/1.1 100 Continue\r\n\r\n")?;
+            stream.read_exact(&mut [0; 5])?;
+            stream.write_all(ANSWER)
+        } else if head.starts_with("PUT") {
+            stream.write_all(ANSWER)?;
+            stream.read_exact(&mut [0; 1000])
+        } else {
+            stream.write_all(ANSWER)
+        }
+    })?;
     let port = server.port();
     let collector = Collector::start()?;
     let agent = Setup::grpc(&collector).port(port).start(context)?;
-    let mut plain = Connection::open(port)?;
-    let mut multipath = Connection::open_mptcp(port)?;
-    for n in 1..=5 {
-        assert_eq!(plain.get(&format!("/plain/{n}"))?.text(), "hello\n");
-        assert_eq!(multipath.get(&format!("/multipath/{n}"))?.text(), "hello\n");
-    }
-    collector.wait_for_spans(20, PATIENCE)?;
+    let mut connection = Connection::open(port)?;
+    connection.send(b"POST /interim HTTP/1.1\r\nHost: shop.test\r\nExpect: 100-continue\r\nContent-Length: 5\r\n\r\n")?;
+    assert_eq!(connection.response("POST")?.status, 100);
+    connection.send(b"hello")?;
+    assert_eq!(connection.response("POST")?.text(), "hello\n");
+    connection.send(b"PUT /early HTTP/1.1\r\nHost: shop.test\r\nContent-Length: 1000\r\n\r\n")?;
+    assert_eq!(connection.response("PUT")?.text(), "hello\n");
+    connection.send(&[b'u'; 1000])?;
+    assert_eq!(connection.get("/after")?.status, 200);
+    collector.wait_for_spans(6, PATIENCE)?;
     agent.stop()?;
     let spans = collector.spans();
-    for (side, name) in [(spans.servers(), "servers"), (spans.clients(), "clients")] {
-        let paths: Vec<_> = side
-            .by_start()
-            .iter()
-            .map(|span| span.path().to_owned())
-            .collect();
-        let wanted: Vec<_> = (1..=5)
-            .flat_map(|n| [format!("/plain/{n}"), format!("/multipath/{n}")])
-            .collect();
-        assert_eq!(paths, wanted, "{name}");
-        assert!(
-            side.0.iter().all(|span| span.get(RESPONSE_BODY) == "6"),
-            "{name}"
+    let expected = "CLIENT scenarios GET /after 200\n  SERVER scenarios GET /after 200\n\
+                    CLIENT scenarios POST /interim 200\n  SERVER scenarios POST /interim 200\n\
+                    CLIENT scenarios PUT /early 200\n  SERVER scenarios PUT /early 200\n";
+    assert_text("the traces", &spans.render(), expected);
+    for span in &spans.0 {
+        let request = match span.path() {
+            "/interim" => "5",
+            "/early" => "1000",
+            _ => continue,
+        };
+        assert_eq!(
+            (span.get(REQUEST_BODY), span.get(RESPONSE_BODY)),
+            (request, "6"),
+            "{}",
+            span.line()
         );
     }
-    Ok(())
-}
-
-/// Nobody listens: no span is invented, nothing is left open, and the next request is exact.
-fn connect_failed(context: &mut Context) -> Result<()> {
-    let (closed, port) = (context.port(), context.port());
-    let _nginx = service::nginx(
-        context,
-        "static.conf",
-        port,
-        &[("LISTEN", ""), ("SENDFILE", "on")],
-    )?;
-    let collector = Collector::start()?;
-    let agent = Setup::grpc(&collector)
-        .port(closed)
-        .port(port)
-        .start(context)?;
-    for _ in 0..5 {
-        if Connection::open(closed).is_ok() {
-            return Err(Skip(format!("somebody listens on port {closed}")).into());
-        }
-    }
-    assert_eq!(Connection::open(port)?.get("/open")?.status, 200);
-    collector.wait_for_spans(2, PATIENCE)?;
-    let statistics = agent.stop()?;
-    assert_text(
-        "the traces",
-        &collector.spans().render(),
-        "CLIENT scenarios GET /open 200\n  SERVER nginx GET /open 200\n",
-    );
-    // Five failed and one good at the client, one at the server.
-    assert_eq!(statistics.get("connections"), 7, "{statistics}");
     Ok(())
 }

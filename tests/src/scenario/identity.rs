@@ -168,7 +168,7 @@ fn selectors_bound_what_is_exported(context: &mut Context) -> Result<()> {
             "pid and port",
             &[one],
         ),
-        (&["--exe".into(), "*/python3*".into()], "exe", &[two, three]),
+        (&["--exe".into(), "python3*".into()], "exe", &[two, three]),
     ];
     for (arguments, what, selected) in cases {
         let collector = Collector::start()?;

@@ -8,7 +8,9 @@ mod causality;
 mod context;
 mod export;
 mod http1;
+mod http1_bodies;
 mod http1_bytes;
+mod http1_sockets;
 mod identity;
 mod record;
 mod safety;
@@ -77,7 +79,9 @@ impl Scenario {
 pub(crate) fn all() -> impl Iterator<Item = &'static Scenario> {
     [
         http1::SCENARIOS,
+        http1_bodies::SCENARIOS,
         http1_bytes::SCENARIOS,
+        http1_sockets::SCENARIOS,
         context::SCENARIOS,
         causality::SCENARIOS,
         identity::SCENARIOS,

@@ -1,0 +1,226 @@
+//! Bodies: framing, exact sizes, and bytes in them that look like requests.
+
+use std::fs::File;
+
+use anyhow::Result;
+
+use super::{Scenario, http1::PLAIN};
+use crate::harness::{
+    Context, PATIENCE,
+    agent::Setup,
+    assert_text,
+    collector::Collector,
+    http::Connection,
+    service,
+    trace::{REQUEST_BODY, RESPONSE_BODY},
+};
+
+pub(super) const SCENARIOS: &[Scenario] = &[
+    Scenario::core(
+        "http1_upload_with_request_in_body",
+        upload_with_request_in_body,
+    ),
+    Scenario::core("http1_chunked_and_head_and_304", chunked_and_head_and_304),
+    Scenario::core("http1_large_body_sizes_exact", large_body_sizes_exact),
+    Scenario::core(
+        "http1_slow_reader_counts_nothing_twice",
+        slow_reader_counts_nothing_twice,
+    ),
+];
+
+/// An upload whose body is an HTTP request, at the start of a segment of its own.
+fn upload_with_request_in_body(context: &mut Context) -> Result<()> {
+    let port = context.port();
+    let _python = service::python(context, "threads.py", port, &[])?;
+    let collector = Collector::start()?;
+    let agent = Setup::http(&collector).port(port).start(context)?;
+    let mut connection = Connection::open(port)?;
+    let body = "GET /evil HTTP/1.1\r\nHost: shop.test\r\n\r\n".repeat(20);
+    connection.send(
+        format!(
+            "POST /upload HTTP/1.1\r\nHost: shop.test\r\nContent-Length: {}\r\n\r\n",
+            body.len()
+        )
+        .as_bytes(),
+    )?;
+    connection.send(&body.as_bytes()[..400])?;
+    connection.send(&body.as_bytes()[400..])?;
+    let response = connection.response("POST")?;
+    assert_eq!(response.text(), format!("{}\n", body.len()));
+    assert_eq!(connection.get("/after")?.status, 200);
+    collector.wait_for_spans(4, PATIENCE)?;
+    agent.stop()?;
+    let expected = "CLIENT scenarios GET /after 200\n  SERVER threads GET /after 200\n\
+                    CLIENT scenarios POST /upload 200\n  SERVER threads POST /upload 200\n";
+    assert_text("the traces", &collector.spans().render(), expected);
+    for span in &collector.spans().filter(|span| span.path() == "/upload").0 {
+        assert_eq!(span.get(REQUEST_BODY), body.len().to_string());
+    }
+    Ok(())
+}
+
+/// On one connection: a chunked answer, answers to HEAD, 204, 304, 404 and 500, and a plain one that shows that nothing slipped.
+fn chunked_and_head_and_304(context: &mut Context) -> Result<()> {
+    let port = context.port();
+    let _python = service::python(context, "threads.py", port, &[])?;
+    let collector = Collector::start()?;
+    let agent = Setup::grpc(&collector).port(port).start(context)?;
+    let mut connection = Connection::open(port)?;
+    let cases = [
+        ("GET", "/chunked/3", 200),
+        ("HEAD", "/size/1000", 200),
+        ("GET", "/status/204", 204),
+        ("GET", "/status/304", 304),
+        ("GET", "/status/404", 404),
+        ("DELETE", "/status/500", 500),
+        ("GET", "/size/77", 200),
+    ];
+    for (method, path, status) in cases {
+        connection
+            .send(format!("{method} {path} HTTP/1.1\r\nHost: shop.test\r\n\r\n").as_bytes())?;
+        assert_eq!(connection.response(method)?.status, status);
+    }
+    collector.wait_for_spans(2 * cases.len(), PATIENCE)?;
+    agent.stop()?;
+    let spans = collector.spans();
+    let mut expected: Vec<_> = cases
+        .iter()
+        .map(|(method, path, status)| format!("CLIENT scenarios {method} {path} {status}\n  SERVER threads {method} {path} {status}\n"))
+        .collect();
+    expected.sort();
+    assert_text("the traces", &spans.render(), &expected.concat());
+    for span in &spans.0 {
+        // Semantic conventions: a server's 5xx is an error, a client's 4xx too.
+        let error = match span.path() {
+            "/status/500" => true,
+            "/status/404" => span.is_client(),
+            _ => false,
+        };
+        assert_eq!(span.is_error(), error, "{}", span.line());
+        if error {
+            assert_eq!(
+                span.get("error.type"),
+                span.get("http.response.status_code")
+            );
+        }
+    }
+    let size = |path: &str| {
+        spans
+            .servers()
+            .filter(|span| span.path() == path)
+            .only()
+            .get(RESPONSE_BODY)
+            .to_owned()
+    };
+    assert_eq!(
+        (size("/chunked/3").as_str(), size("/size/77").as_str()),
+        ("15", "77")
+    );
+    assert!(
+        matches!(size("/size/1000").as_str(), "" | "0"),
+        "the answer to HEAD has no body"
+    );
+    Ok(())
+}
+
+/// Bodies far larger than anything that is captured: sendfile, plain writes, uploads.
+fn large_body_sizes_exact(context: &mut Context) -> Result<()> {
+    const FILE: u64 = 12_345_678;
+    const MADE: usize = 3_000_001;
+    let (sendfile, plain, python) = (context.port(), context.port(), context.port());
+    let _one = service::nginx(context, "static.conf", sendfile, &PLAIN)?;
+    let _two = service::nginx(
+        context,
+        "static.conf",
+        plain,
+        &[("LISTEN", ""), ("SENDFILE", "off")],
+    )?;
+    let _three = service::python(context, "threads.py", python, &[])?;
+    for port in [sendfile, plain] {
+        File::create(service::nginx_files(context, port).join("big"))?.set_len(FILE)?;
+    }
+    let collector = Collector::start()?;
+    let agent = Setup::grpc(&collector)
+        .port(sendfile)
+        .port(plain)
+        .port(python)
+        .start(context)?;
+    for port in [sendfile, plain] {
+        let mut connection = Connection::open(port)?;
+        for _ in 0..2 {
+            assert_eq!(connection.get("/files/big")?.body.len() as u64, FILE);
+        }
+    }
+    let mut connection = Connection::open(python)?;
+    assert_eq!(connection.get(&format!("/size/{MADE}"))?.body.len(), MADE);
+    connection.send(
+        format!("PUT /upload HTTP/1.1\r\nHost: shop.test\r\nContent-Length: {MADE}\r\n\r\n")
+            .as_bytes(),
+    )?;
+    connection.send(&vec![b'u'; MADE])?;
+    assert_eq!(connection.response("PUT")?.text(), format!("{MADE}\n"));
+    collector.wait_for_spans(12, PATIENCE)?;
+    agent.stop()?;
+    let spans = collector.spans();
+    assert_eq!(
+        (spans.clients().len(), spans.servers().len()),
+        (6, 6),
+        "{}",
+        spans.render()
+    );
+    for span in &spans.0 {
+        let (request, response) = match span.path() {
+            "/files/big" => (String::new(), FILE.to_string()),
+            "/upload" => (
+                MADE.to_string(),
+                MADE.to_string().len().saturating_add(1).to_string(),
+            ),
+            _ => (String::new(), MADE.to_string()),
+        };
+        assert_eq!(span.get(RESPONSE_BODY), response, "{}", span.line());
+        assert!(
+            span.get(REQUEST_BODY) == request
+                || (request.is_empty() && span.get(REQUEST_BODY) == "0"),
+            "{}",
+            span.line()
+        );
+    }
+    Ok(())
+}
+
+/// A non-blocking writer against a reader with a receive buffer of 4 KiB: hundreds of partial and refused sends.
+fn slow_reader_counts_nothing_twice(context: &mut Context) -> Result<()> {
+    const FILE: usize = 400_003;
+    let port = context.port();
+    let _nginx = service::nginx(
+        context,
+        "static.conf",
+        port,
+        &[("LISTEN", ""), ("SENDFILE", "off")],
+    )?;
+    File::create(service::nginx_files(context, port).join("big"))?.set_len(FILE as u64)?;
+    let collector = Collector::start()?;
+    let agent = Setup::grpc(&collector)
+        .arg("--exe")
+        .arg("nginx")
+        .start(context)?;
+    let mut connection = Connection::open_narrow(port)?;
+    for _ in 0..2 {
+        assert_eq!(connection.get_slowly("/files/big", 777)?.body.len(), FILE);
+    }
+    collector.wait_for_spans(2, PATIENCE)?;
+    agent.stop()?;
+    let spans = collector.spans();
+    assert_text(
+        "the traces",
+        &spans.render(),
+        &"SERVER nginx GET /files/big 200\n".repeat(2),
+    );
+    assert!(
+        spans
+            .0
+            .iter()
+            .all(|span| span.get(RESPONSE_BODY) == FILE.to_string())
+    );
+    Ok(())
+}
