@@ -12,6 +12,7 @@ pub mod examine;
 pub mod hooks;
 pub mod live;
 pub mod loader;
+pub mod log;
 pub mod maps;
 mod memory;
 pub mod objects;

@@ -32,6 +32,7 @@ use crate::{
         examine::Kernel,
         hooks::Feature,
         live::LivePositions,
+        log::KernelLog,
         maps::{Counters as KernelCounters, Runtimes, Selection as Verdicts},
         settings::{Settings, Value},
     },
@@ -68,7 +69,8 @@ pub fn run(config: &Config, record: Option<(&Path, bool)>) -> Result<(), RunErro
     let seed = RandomState::new().hash_one(clock::monotonic_ns());
 
     let kernel = Kernel::examine(&[])?;
-    let settings = Settings::from_config(config, std::process::id());
+    let settings = Settings::from_config(config, std::process::id())
+        .with("LOG", Value::U32(u32::from(KernelLog::is_wanted())));
     let loaded = kernel.load(&settings)?;
     let release = kernel.features.release.clone();
     let recorder = match record {
@@ -128,6 +130,7 @@ pub fn run(config: &Config, record: Option<(&Path, bool)>) -> Result<(), RunErro
         clock: Clock::default(),
         kernel_counters: maps.counters,
         map_memory_bytes,
+        log: attached.take_log(),
         attached,
         live,
         questions: Vec::new(),
@@ -205,6 +208,8 @@ struct Agent {
     clock: Clock,
     kernel_counters: KernelCounters,
     map_memory_bytes: u64,
+    /// Dropped with the programs and not before: they write to its map.
+    log: Option<KernelLog>,
     attached: Attached,
     live: Option<LivePositions>,
     /// Reused storage for questions about live positions.
@@ -292,6 +297,9 @@ impl Agent {
     }
 
     fn tick(&mut self, now_ns: u64, outputs: &mut Outputs) {
+        if let Some(log) = &mut self.log {
+            log.flush();
+        }
         self.ask_positions();
         self.inner.push(&Input::Tick(now_ns));
         self.inner.table.expire(now_ns);
