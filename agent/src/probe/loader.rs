@@ -109,7 +109,7 @@ fn next_to_load(plan: &Plan, loaded: &[&str]) -> Option<Hook> {
     chosen.find(|hook| !loaded.contains(&hook.program))
 }
 
-pub(super) fn load_program(ebpf: &mut Ebpf, hook: &Hook, btf: &Btf) -> Result<(), Reason> {
+fn load_program(ebpf: &mut Ebpf, hook: &Hook, btf: &Btf) -> Result<(), Reason> {
     let program = ebpf.program_mut(hook.program).ok_or(Reason::NotInObject)?;
     match (program, hook.attach) {
         (Program::FEntry(program), Attach::Entry(function)) => program.load(function, btf),

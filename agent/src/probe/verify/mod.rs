@@ -1,8 +1,8 @@
 //! What every program costs the verifier on this kernel.
 //!
-//! Input: the objects in this binary. Output: one [`Verified`] per program, as a line of JSON each. Each program is loaded twice: by the same
-//! library as in earnest, which says whether it loads, and by a system call of our own, because that library throws the verifier's
-//! statistics away when all is well and kernels before 5.16 tell them nowhere else. Nothing is attached.
+//! Input: the objects in this binary. Output: one [`Verified`] per program, as a line of JSON each, as soon as it is known. The loading library
+//! makes the maps and prepares the instructions as in earnest, but the system call is our own: the library throws the verifier's statistics
+//! away when all is well, and kernels before 5.16 tell them nowhere else. Nothing is attached.
 
 mod syscall;
 
@@ -12,10 +12,7 @@ use std::{
     os::fd::{AsFd, AsRawFd, OwnedFd, RawFd},
 };
 
-use aya::{
-    Btf, Ebpf, Endianness,
-    programs::{Program, ProgramError},
-};
+use aya::{Btf, Ebpf, Endianness};
 use aya_obj::{
     Object,
     btf::BtfKind,
@@ -67,11 +64,12 @@ pub fn run(out: &mut impl Write) -> Result<bool, VerifyError> {
     let settings = kernel.complete(&Settings::default());
     let mut all_load = true;
     for object in OBJECTS {
-        for verified in verify(object, &kernel, &settings)? {
+        verify(object, &kernel, &settings, |verified| {
             all_load &= verified.error.is_none();
             let line = serde_json::to_string(&verified).map_err(std::io::Error::other)?;
             writeln!(out, "{line}")?;
-        }
+            out.flush()
+        })?;
     }
     Ok(all_load)
 }
@@ -100,10 +98,11 @@ fn verify(
     object: &'static objects::Object,
     kernel: &Kernel,
     settings: &Settings,
-) -> Result<Vec<Verified>, VerifyError> {
+    mut tell: impl FnMut(Verified) -> std::io::Result<()>,
+) -> Result<(), VerifyError> {
     let btf =
         Btf::parse(&kernel.btf_bytes, Endianness::default()).map_err(ProbeError::BtfForLoading)?;
-    let mut ebpf = loader::loader(&btf, settings)
+    let ebpf = loader::loader(&btf, settings)
         .load(object.bytes)
         .map_err(ProbeError::Object)?;
     let unprepared = |source| VerifyError::Object {
@@ -113,7 +112,6 @@ fn verify(
     let prepared = Prepared::new(object.bytes, settings, &ebpf).map_err(unprepared)?;
     // Sorted, so that two runs can be compared.
     let programs: BTreeMap<_, _> = prepared.object.programs.iter().collect();
-    let mut all = Vec::new();
     for (name, program) in programs {
         let mut verified = Verified {
             object: object.name.to_owned(),
@@ -124,12 +122,12 @@ fn verify(
             None => verified.error = Some("no hook is written down for it".to_owned()),
             Some(hook) => match unsuitable(kernel, hook) {
                 Some(reason) => verified.skipped = Some(reason.to_string()),
-                None => measure(&mut verified, hook, &mut ebpf, &btf, &prepared, program),
+                None => measure(&mut verified, hook, &btf, &prepared, program),
             },
         }
-        all.push(verified);
+        tell(verified)?;
     }
-    Ok(all)
+    Ok(())
 }
 
 /// Why this kernel does not get the program; one that is only closed because another program is unsuitable gets tried.
@@ -148,26 +146,18 @@ fn unsuitable<'a>(kernel: &'a Kernel, hook: &Hook) -> Option<&'a Reason> {
 fn measure(
     verified: &mut Verified,
     hook: &Hook,
-    ebpf: &mut Ebpf,
     btf: &Btf,
     prepared: &Prepared,
     program: &aya_obj::Program,
 ) {
-    if let Err(reason) = loader::load_program(ebpf, hook, btf) {
-        verified.error = Some(one_line(&reason));
-    } else {
-        verified.xlated_bytes = ebpf
-            .program(hook.program)
-            .and_then(|program| translated_bytes(program).ok().flatten())
-            .map(u64::from);
-    }
     let Some(function) = prepared.object.functions.get(&program.function_key()) else {
+        verified.error = Some("it has no instructions".to_owned());
         return;
     };
     let (program_type, attach_type, attach_btf_id) = match request_types(hook, btf) {
         Ok(types) => types,
         Err(error) => {
-            verified.error.get_or_insert_with(|| error.to_string());
+            verified.error = Some(error.to_string());
             return;
         }
     };
@@ -182,31 +172,14 @@ fn measure(
     let statistics = Statistics::of(&answer.log);
     verified.processed = statistics.processed;
     verified.stack_bytes = statistics.stack_bytes;
-    if let Err(error) = answer.result {
-        let log = loader::last_lines(&answer.log).join(" | ");
-        verified
-            .error
-            .get_or_insert_with(|| format!("{error}: {log}"));
+    match answer.translated_bytes {
+        Ok(bytes) => verified.xlated_bytes = Some(u64::from(bytes)),
+        // All lines that were kept, since nobody is there to ask again.
+        Err(error) => {
+            let log = loader::last_lines(&answer.log).join(" | ");
+            verified.error = Some(format!("{error}: {log}"));
+        }
     }
-}
-
-/// All lines of the verifier that were kept, since nobody is there to ask again.
-fn one_line(reason: &Reason) -> String {
-    match reason {
-        Reason::Refused { error, log } => format!("{error}: {}", log.join(" | ")),
-        other => other.to_string(),
-    }
-}
-
-fn translated_bytes(program: &Program) -> Result<Option<u32>, ProgramError> {
-    let info = match program {
-        Program::FEntry(program) => program.info()?,
-        Program::FExit(program) => program.info()?,
-        Program::BtfTracePoint(program) => program.info()?,
-        Program::RawTracePoint(program) => program.info()?,
-        _ => return Ok(None),
-    };
-    Ok(info.size_translated())
 }
 
 /// Program type, attach type and number of the BTF type it attaches to, 0 for none.

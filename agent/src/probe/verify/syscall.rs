@@ -40,8 +40,8 @@ pub(super) struct Request<'a> {
 
 /// What the kernel said.
 pub(super) struct Answer {
-    /// Whether it took the program.
-    pub(super) result: io::Result<()>,
+    /// Bytes of the program after the kernel's own changes, or why it did not take it.
+    pub(super) translated_bytes: io::Result<u32>,
     /// The verifier's log.
     pub(super) log: String,
 }
@@ -86,6 +86,26 @@ struct BtfAttributes {
     padding: u32,
 }
 
+/// `struct { ... } info` of union `bpf_attr`, likewise.
+#[derive(IntoBytes, Immutable)]
+#[repr(C)]
+struct InfoAttributes {
+    bpf_fd: u32,
+    info_len: u32,
+    info: u64,
+}
+
+/// The beginning of `struct bpf_prog_info`; the kernel fills as much as there is room for.
+#[derive(Default)]
+#[repr(C)]
+struct ProgramInfo {
+    program_type: u32,
+    id: u32,
+    tag: [u8; 8],
+    jited_prog_len: u32,
+    xlated_prog_len: u32,
+}
+
 /// Has the kernel verify the program.
 pub(super) fn load(request: &Request<'_>) -> Answer {
     let mut log = vec![0_u8; LOG_BYTES];
@@ -109,11 +129,11 @@ pub(super) fn load(request: &Request<'_>) -> Answer {
         attributes.func_info = func_info.as_ptr() as u64;
         attributes.func_info_cnt = function.func_info.len() as u32;
     }
-    let result = bpf(bpf_cmd::BPF_PROG_LOAD, &attributes);
+    let program = bpf_fd(bpf_cmd::BPF_PROG_LOAD, &attributes);
     let end = log.iter().position(|byte| *byte == 0).unwrap_or(log.len());
     log.truncate(end);
     Answer {
-        result: result.map(drop),
+        translated_bytes: program.and_then(|program| translated_bytes(&program)),
         log: String::from_utf8_lossy(&log).into_owned(),
     }
 }
@@ -125,15 +145,33 @@ pub(super) fn load_btf(types: &[u8]) -> io::Result<OwnedFd> {
         btf_size: types.len() as u32,
         ..BtfAttributes::default()
     };
-    bpf(bpf_cmd::BPF_BTF_LOAD, &attributes)
+    bpf_fd(bpf_cmd::BPF_BTF_LOAD, &attributes)
 }
 
-/// A command that makes a file descriptor. Pointers in `attributes` are to memory that outlives the call, with their true lengths.
-fn bpf<T: IntoBytes + Immutable>(command: bpf_cmd, attributes: &T) -> io::Result<OwnedFd> {
+fn translated_bytes(program: &OwnedFd) -> io::Result<u32> {
+    let mut info = ProgramInfo::default();
+    let attributes = InfoAttributes {
+        bpf_fd: program.as_raw_fd() as u32,
+        info_len: size_of::<ProgramInfo>() as u32,
+        info: (&raw mut info) as u64,
+    };
+    bpf(bpf_cmd::BPF_OBJ_GET_INFO_BY_FD, &attributes)?;
+    Ok(info.xlated_prog_len)
+}
+
+/// A command that makes a file descriptor.
+fn bpf_fd<T: IntoBytes + Immutable>(command: bpf_cmd, attributes: &T) -> io::Result<OwnedFd> {
+    let fd = bpf(command, attributes)?;
+    // SAFETY: the kernel has just made this descriptor for us, and nobody else knows it.
+    Ok(unsafe { OwnedFd::from_raw_fd(fd) })
+}
+
+/// The system call. Pointers in `attributes` are to memory that outlives it, with their true lengths.
+fn bpf<T: IntoBytes + Immutable>(command: bpf_cmd, attributes: &T) -> io::Result<RawFd> {
     let command = command as libc::c_long;
     let attributes = attributes.as_bytes();
     // SAFETY: the attributes are bytes of their true length, in the layout of the command. Of the memory that they point to the kernel reads
-    // what its callers gave and writes only the log, whose length is among them.
+    // what its callers gave and writes only the log or the info, whose lengths are among them.
     let returned = unsafe {
         libc::syscall(
             libc::SYS_bpf,
@@ -142,8 +180,6 @@ fn bpf<T: IntoBytes + Immutable>(command: bpf_cmd, attributes: &T) -> io::Result
             attributes.len(),
         )
     };
-    let fd = RawFd::try_from(returned).ok().filter(|fd| *fd >= 0);
-    let fd = fd.ok_or_else(io::Error::last_os_error)?;
-    // SAFETY: the kernel has just made this descriptor for us, and nobody else knows it.
-    Ok(unsafe { OwnedFd::from_raw_fd(fd) })
+    let value = RawFd::try_from(returned).ok().filter(|value| *value >= 0);
+    value.ok_or_else(io::Error::last_os_error)
 }
