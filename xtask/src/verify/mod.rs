@@ -21,7 +21,7 @@ mod table;
 pub(crate) use budget::Budget;
 
 /// Time for booting and loading every program.
-const TIMEOUT: Duration = Duration::from_secs(240);
+const TIMEOUT: Duration = Duration::from_secs(600);
 
 /// What the agent says of one program on one kernel: a line of `undertrace internal-verify`.
 ///
