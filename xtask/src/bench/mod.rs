@@ -17,6 +17,7 @@ use crate::{
 
 mod baseline;
 mod figures;
+mod scale;
 mod segments;
 mod table;
 
@@ -29,6 +30,8 @@ const RECORDING: &str = "nginx.utrecord";
 /// What to do.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Arguments {
+    #[command(subcommand)]
+    what: Option<What>,
     /// Compare with the committed figures and fail when the agent has become dearer
     #[arg(long)]
     check: bool,
@@ -55,6 +58,13 @@ pub(crate) struct Arguments {
     limit: bool,
 }
 
+/// Something else to measure.
+#[derive(Clone, Copy, Debug, clap::Subcommand)]
+enum What {
+    /// 20,000 idle connections of 500 processes, 2,000 new ones a second: what the agent holds and loses
+    Scale,
+}
+
 /// Measures, prints the table, and compares or writes the baseline.
 ///
 /// # Errors
@@ -65,6 +75,9 @@ pub(crate) fn run(arguments: &Arguments) -> Result<ExitCode> {
         baseline.is_for(&arguments.kernel)?;
     }
     let setup = setup::run(Scope::Vm(&arguments.kernel))?;
+    if let Some(What::Scale) = arguments.what {
+        return at_scale(&setup, arguments);
+    }
     let lines = measure(&setup, arguments)?;
     let figures = Figures::of_all(&segments::parse(&lines)?)?;
     ensure!(
@@ -120,17 +133,70 @@ fn measure(setup: &Setup, arguments: &Arguments) -> Result<String> {
     option("--rounds", arguments.rounds.to_string());
     option("--seconds", arguments.seconds.to_string());
 
+    let patience = 300 + u64::from(arguments.rounds * (arguments.seconds + 1)) * 180;
+    in_machine(
+        setup,
+        arguments,
+        &words,
+        "2G",
+        Duration::from_secs(patience),
+    )?;
+    Ok(fs::read_to_string(&out)?)
+}
+
+/// Measures many connections and processes at once.
+fn at_scale(setup: &Setup, arguments: &Arguments) -> Result<ExitCode> {
+    let folder = folder()?;
+    let out = folder.join("scale.json");
+    fs::write(&out, "").with_context(|| format!("cannot write {}", out.display()))?;
+    let agent = build::run(setup, !arguments.dev)?.agent;
+    let words = [
+        "--agent",
+        &agent.display().to_string(),
+        "--out",
+        &out.display().to_string(),
+        "--logs",
+        &folder.display().to_string(),
+    ];
+    let program = load_lab()?.display().to_string();
+    let words: Vec<String> = [program.as_str(), "scale"]
+        .iter()
+        .chain(&words)
+        .map(|&word| word.to_owned())
+        .collect();
+    in_machine(setup, arguments, &words, "4G", Duration::from_secs(1500))?;
+    let found = scale::Found::parse(&fs::read_to_string(&out)?)?;
+    print!("{}", found.render());
+    let faults = found.faults();
+    for fault in &faults {
+        eprintln!("error: {fault}");
+    }
+    Ok(if faults.is_empty() {
+        ExitCode::SUCCESS
+    } else {
+        ExitCode::FAILURE
+    })
+}
+
+/// Runs the program that measures in a machine whose time counts instructions.
+fn in_machine(
+    setup: &Setup,
+    arguments: &Arguments,
+    words: &[String],
+    memory: &str,
+    timeout: Duration,
+) -> Result<()> {
+    let folder = folder()?;
     let vm = Vm {
         icount: true,
+        memory: memory.to_owned(),
         // A guest second of full load takes up to 15 of a busy machine.
-        timeout: Duration::from_secs(
-            300 + u64::from(arguments.rounds * (arguments.seconds + 1)) * 180,
-        ),
+        timeout,
         share: vec![folder.clone()],
         ..Vm::new(setup.kernel(&arguments.kernel)?)?
     };
-    match vm.run(setup, &command_line(&words), &Output::Inherit)? {
-        Ended::Exited(0) => Ok(fs::read_to_string(&out)?),
+    match vm.run(setup, &command_line(words), &Output::Inherit)? {
+        Ended::Exited(0) => Ok(()),
         Ended::Exited(code) => {
             bail!(
                 "measuring failed with exit code {code}; logs are in {}",

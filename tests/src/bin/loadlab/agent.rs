@@ -3,9 +3,8 @@
 use std::{
     collections::BTreeMap,
     fs,
-    io::{BufRead as _, BufReader, Read as _},
     path::{Path, PathBuf},
-    process::{ChildStdin, ChildStdout, Command, Stdio},
+    process::Command,
     time::Duration,
 };
 
@@ -13,7 +12,7 @@ use anyhow::{Context as _, Result, ensure};
 use serde_json::Value;
 
 use crate::{
-    process::{self, Program},
+    process::{self, Piped, Program},
     sink::Received,
 };
 
@@ -106,7 +105,7 @@ impl Agent {
     pub(crate) fn clocks(&self) -> Result<Clocks> {
         Ok(Clocks {
             agent_ns: process::cpu_ns(self.pid())?,
-            sink_ns: process::cpu_ns(self.sink.program.pid())?,
+            sink_ns: process::cpu_ns(self.sink.process.program.pid())?,
         })
     }
 
@@ -132,8 +131,7 @@ impl Agent {
     pub(crate) fn stop(mut self) -> Result<Ended> {
         self.program.interrupt(PATIENCE)?;
         let text = fs::read_to_string(&self.statistics).context("the agent left no statistics")?;
-        let mut counters = BTreeMap::new();
-        collect(&serde_json::from_str(&text)?, &mut counters);
+        let counters = counters(&serde_json::from_str(&text)?);
         Ok(Ended {
             counters,
             received: self.sink.stop()?,
@@ -141,72 +139,39 @@ impl Agent {
     }
 }
 
-/// Takes every number by its own name, however deep the objects are nested.
-fn collect(value: &Value, counters: &mut BTreeMap<String, u64>) {
-    for (name, value) in value.as_object().into_iter().flatten() {
-        match value.as_u64() {
-            Some(number) => {
-                counters.insert(name.clone(), number);
-            }
-            None => collect(value, counters),
-        }
-    }
+/// The agent's counters by their names, and the kernel's as `kernel.NAME`: some names are the same.
+fn counters(statistics: &Value) -> BTreeMap<String, u64> {
+    let of = |object: &str, prefix: &'static str| {
+        let object = statistics
+            .get(object)
+            .and_then(Value::as_object)
+            .cloned()
+            .unwrap_or_default();
+        object
+            .into_iter()
+            .filter_map(move |(name, value)| Some((format!("{prefix}{name}"), value.as_u64()?)))
+    };
+    of("agent", "").chain(of("kernel", "kernel.")).collect()
 }
 
 /// The receiver, a process of its own so that its time can be told from the agent's.
 #[derive(Debug)]
 struct Sink {
-    program: Program,
+    process: Piped,
     port: u16,
-    input: ChildStdin,
-    output: BufReader<ChildStdout>,
 }
 
 impl Sink {
     fn start() -> Result<Self> {
-        let mut command = Command::new(std::env::current_exe()?);
-        command
-            .arg("sink")
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped());
-        let mut program = Program::spawn(&mut command)?;
-        let input = program
-            .child
-            .stdin
-            .take()
-            .context("standard input is piped")?;
-        let mut output = BufReader::new(
-            program
-                .child
-                .stdout
-                .take()
-                .context("standard output is piped")?,
-        );
-        let mut line = String::new();
-        output.read_line(&mut line)?;
-        let port = line
-            .trim()
+        let mut process = Piped::start(Command::new(std::env::current_exe()?).arg("sink"))?;
+        let port = process
+            .line()?
             .parse()
             .context("the sink does not say its port")?;
-        Ok(Self {
-            program,
-            port,
-            input,
-            output,
-        })
+        Ok(Self { process, port })
     }
 
     fn stop(self) -> Result<Received> {
-        let Self {
-            mut program,
-            input,
-            mut output,
-            ..
-        } = self;
-        drop(input);
-        let mut text = String::new();
-        output.read_to_string(&mut text)?;
-        program.child.wait()?;
-        serde_json::from_str(&text).context("the sink does not say what it received")
+        serde_json::from_str(&self.process.end()?).context("the sink does not say what it received")
     }
 }

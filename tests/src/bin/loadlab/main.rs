@@ -9,6 +9,7 @@ mod agent;
 mod load;
 mod process;
 mod programs;
+mod scale;
 mod segment;
 mod service;
 mod sink;
@@ -30,6 +31,16 @@ struct Arguments {
 enum Task {
     /// Run every segment and write one line of JSON for each
     Measure(Measure),
+    /// Many connections and processes at once, and what the agent holds and loses
+    Scale(Scale),
+    /// Serve HTTP on a port of all addresses; print how many requests were served when standard input ends
+    Serve { port: u16 },
+    /// Open connections to a port, make a request on each, print `ready`, and keep them until standard input ends
+    Hold {
+        port: u16,
+        connections: u32,
+        number: u32,
+    },
     /// Accept OTLP over HTTP, drop it unread, count its spans when standard input ends
     Sink,
 }
@@ -60,6 +71,32 @@ struct Measure {
     seconds: u64,
 }
 
+/// What to measure at scale.
+#[derive(Debug, clap::Args)]
+struct Scale {
+    /// The agent
+    #[arg(long, value_name = "FILE")]
+    agent: PathBuf,
+    /// File for the result, one JSON object
+    #[arg(long, value_name = "FILE")]
+    out: PathBuf,
+    /// Folder for the agent's logs
+    #[arg(long, value_name = "FOLDER")]
+    logs: PathBuf,
+    /// Processes that hold idle connections
+    #[arg(long, default_value_t = 500)]
+    processes: u32,
+    /// Idle connections in all
+    #[arg(long, default_value_t = 20_000)]
+    connections: u32,
+    /// New connections a second
+    #[arg(long, default_value_t = 2_000)]
+    rate: u32,
+    /// Guest seconds of new connections
+    #[arg(long, default_value_t = 10)]
+    seconds: u32,
+}
+
 fn main() -> Result<()> {
     match Arguments::parse().task {
         Task::Measure(measure) => {
@@ -71,6 +108,13 @@ fn main() -> Result<()> {
             };
             lab.measure(&measure.only, measure.rounds, &measure.out)
         }
+        Task::Scale(size) => scale::run(&size),
+        Task::Serve { port } => scale::serve(port),
+        Task::Hold {
+            port,
+            connections,
+            number,
+        } => scale::hold(port, connections, number),
         Task::Sink => sink::run(),
     }
 }

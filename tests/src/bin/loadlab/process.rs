@@ -2,9 +2,10 @@
 
 use std::{
     fs::{self, File},
+    io::{BufRead as _, BufReader, Read as _},
     os::unix::process::CommandExt as _,
     path::Path,
-    process::{Child, Command, Stdio},
+    process::{Child, ChildStdin, ChildStdout, Command, Stdio},
     thread,
     time::{Duration, Instant},
 };
@@ -70,6 +71,69 @@ impl Drop for Program {
             let _ = kill_process_group(Pid::from_child(&self.child), Signal::KILL);
             let _ = self.child.wait();
         }
+    }
+}
+
+/// A program that lives until its standard input ends.
+#[derive(Debug)]
+pub(crate) struct Piped {
+    /// The process.
+    pub(crate) program: Program,
+    input: ChildStdin,
+    output: BufReader<ChildStdout>,
+}
+
+impl Piped {
+    /// Starts a command.
+    ///
+    /// # Errors
+    /// When it cannot be started.
+    pub(crate) fn start(command: &mut Command) -> Result<Self> {
+        let mut program = Program::spawn(command.stdin(Stdio::piped()).stdout(Stdio::piped()))?;
+        let input = program
+            .child
+            .stdin
+            .take()
+            .context("standard input is piped")?;
+        let output = BufReader::new(
+            program
+                .child
+                .stdout
+                .take()
+                .context("standard output is piped")?,
+        );
+        Ok(Self {
+            program,
+            input,
+            output,
+        })
+    }
+
+    /// The next line that it prints, without its end; empty when it has ended.
+    ///
+    /// # Errors
+    /// When it cannot be read.
+    pub(crate) fn line(&mut self) -> Result<String> {
+        let mut line = String::new();
+        self.output.read_line(&mut line)?;
+        Ok(line.trim().to_owned())
+    }
+
+    /// Ends it; what it printed meanwhile.
+    ///
+    /// # Errors
+    /// When its output is no text.
+    pub(crate) fn end(self) -> Result<String> {
+        let Self {
+            mut program,
+            input,
+            mut output,
+        } = self;
+        drop(input);
+        let mut text = String::new();
+        output.read_to_string(&mut text)?;
+        program.child.wait()?;
+        Ok(text)
     }
 }
 
