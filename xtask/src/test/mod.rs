@@ -20,7 +20,7 @@ mod host;
 mod scenarios;
 mod tally;
 
-use scenarios::Batch;
+use scenarios::{Batch, Runner};
 use tally::{Outcome, Tally};
 
 /// Kernels of the matrix without which a run proves too little.
@@ -132,7 +132,7 @@ fn build_all(setup: &Setup) -> Result<(Built, PathBuf)> {
     let mut command = run::cargo();
     command
         .current_dir(paths::workspace())
-        .args(["build", "--quiet", "--all-targets"])
+        .args(["build", "--quiet", "--bins", "--tests"])
         .env(EBPF_DIR, &ebpf_dir);
     run::streamed(&mut command)?;
     let bin = paths::target().join("debug");
@@ -200,6 +200,12 @@ fn run_scenarios(
     let all: Vec<&str> = kernels.iter().map(|kernel| series(kernel)).collect();
     let batches = chosen_batches(program, selection, &all)?;
     let shared = Mutex::new(tally);
+    let runner = Runner {
+        setup,
+        program,
+        agent: &built.agent,
+        full: selection.full,
+    };
     let ended = two_at_a_time(&batches, |batch| -> Result<()> {
         let kernel = kernels
             .iter()
@@ -220,18 +226,14 @@ fn run_scenarios(
                 return Ok(());
             }
         };
-        let ran =
-            scenarios::run_batch(setup, kernel, program, &built.agent, batch, selection.full)?;
-        let mut tally = shared.lock().expect("no holder of the lock panics");
-        for scenario in &ran {
-            tally.add(
+        runner.run(kernel, batch, &|ran| {
+            shared.lock().expect("no holder of the lock panics").add(
                 &batch.series,
-                &scenario.name,
-                &scenario.outcome,
-                scenario.took,
+                &ran.name,
+                &ran.outcome,
+                ran.took,
             );
-        }
-        Ok(())
+        })
     });
     ended.into_iter().collect::<Result<()>>()?;
     Ok(!batches.is_empty())

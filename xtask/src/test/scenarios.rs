@@ -8,6 +8,7 @@ use std::{
     fs,
     path::{Path, PathBuf},
     process::Command,
+    thread,
     time::Duration,
 };
 
@@ -113,86 +114,144 @@ pub(super) fn batches(scenarios: &[Scenario], kernels: &[&str]) -> Vec<Batch> {
     batches
 }
 
-/// Runs a batch in one boot, or in several if the machine dies.
-///
-/// # Errors
-/// When a VM cannot be started or its folder not be made.
-pub(super) fn run_batch(
-    setup: &Setup,
-    kernel: &Kernel,
-    program: &Path,
-    agent: &Path,
-    batch: &Batch,
-    full: bool,
-) -> Result<Vec<Ran>> {
-    let folder = paths::target()
-        .join("test-logs")
-        .join(&batch.series)
-        .join(batch.folder());
-    run::remove_dir(&folder)?;
-    fs::create_dir_all(&folder).with_context(|| format!("cannot make {}", folder.display()))?;
-    let mut ran = Vec::new();
-    let mut waiting = batch.names.clone();
-    for boot in 1..=MAX_BOOTS {
-        let log = folder.join(format!("boot-{boot}.log"));
-        let results = folder.join(format!("results-{boot}.jsonl"));
-        fs::write(&results, "")?;
+/// What runs a batch.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Runner<'a> {
+    /// The tools.
+    pub(super) setup: &'a Setup,
+    /// The program `scenarios`.
+    pub(super) program: &'a Path,
+    /// The agent that it starts.
+    pub(super) agent: &'a Path,
+    /// Whether scenarios have their real size.
+    pub(super) full: bool,
+}
+
+impl Runner<'_> {
+    /// Runs a batch in one boot, or in several if the machine dies; hands over each result as soon as it is there.
+    ///
+    /// # Errors
+    /// When a VM cannot be started or its folder not be made.
+    pub(super) fn run(
+        &self,
+        kernel: &Kernel,
+        batch: &Batch,
+        report: &(dyn Fn(&Ran) + Sync),
+    ) -> Result<()> {
+        let folder = paths::target()
+            .join("test-logs")
+            .join(&batch.series)
+            .join(batch.folder());
+        run::remove_dir(&folder)?;
+        fs::create_dir_all(&folder).with_context(|| format!("cannot make {}", folder.display()))?;
+        let mut waiting = batch.names.clone();
+        for boot in 1..=MAX_BOOTS {
+            let log = folder.join(format!("boot-{boot}.log"));
+            let results = folder.join(format!("results-{boot}.jsonl"));
+            fs::write(&results, "")?;
+            let vm = self.machine(kernel, batch, &folder, waiting.len())?;
+            let shell = command(self.program, &waiting, &results);
+            let ended = while_following(
+                &results,
+                || vm.run(self.setup, &shell, &Output::File(log.clone())),
+                |ran| {
+                    waiting.retain(|name| *name != ran.name);
+                    report(ran);
+                },
+            )?;
+            if waiting.is_empty() {
+                return Ok(());
+            }
+            let why = match ended {
+                Ended::Exited(code) => {
+                    format!("the scenarios ended with exit code {code} before it had a result")
+                }
+                Ended::TimedOut => {
+                    format!(
+                        "the virtual machine was ended after {} s",
+                        vm.timeout.as_secs()
+                    )
+                }
+                Ended::Died => "the virtual machine died".to_owned(),
+            };
+            let tail = run::tail(&fs::read_to_string(&log).unwrap_or_default(), LOG_LINES);
+            let reason = format!("{why}; the end of {}:\n{tail}", log.display());
+            report(&failed(waiting.remove(0), reason));
+            if waiting.is_empty() {
+                return Ok(());
+            }
+        }
+        for name in waiting {
+            let reason = format!("not run: the virtual machine ended early {MAX_BOOTS} times");
+            report(&failed(name, reason));
+        }
+        Ok(())
+    }
+
+    fn machine<'k>(
+        &self,
+        kernel: &'k Kernel,
+        batch: &Batch,
+        folder: &Path,
+        scenarios: usize,
+    ) -> Result<Vm<'k>> {
         // Boot and a first start of everything, then a generous share for each; a scenario has its own, tighter limit.
-        let each = if full { 300 } else { 60 };
-        let vm = Vm {
+        let each = if self.full { 300 } else { 60 };
+        let append = batch.append.as_deref().unwrap_or_default();
+        Ok(Vm {
             cpus: batch.cpus,
-            timeout: Duration::from_secs(180 + each * waiting.len() as u64),
-            append: batch
-                .append
-                .iter()
-                .flat_map(|words| words.split_whitespace().map(str::to_owned))
-                .collect(),
-            share: vec![folder.clone()],
+            timeout: Duration::from_secs(180 + each * scenarios as u64),
+            append: append.split_whitespace().map(str::to_owned).collect(),
+            share: vec![folder.to_owned()],
             env: vec![
-                ("UNDERTRACE_BIN".to_owned(), agent.display().to_string()),
+                (
+                    "UNDERTRACE_BIN".to_owned(),
+                    self.agent.display().to_string(),
+                ),
                 ("UNDERTRACE_KERNEL".to_owned(), batch.series.clone()),
             ],
             ..Vm::new(kernel)?
-        };
-        let ended = vm.run(
-            setup,
-            &command(program, &waiting, &results),
-            &Output::File(log.clone()),
-        )?;
-        let reports = read_reports(&results);
-        waiting.retain(|name| !reports.iter().any(|report| report.name == *name));
-        ran.extend(reports);
-        if waiting.is_empty() {
-            return Ok(ran);
-        }
-        let why = match ended {
-            Ended::Exited(code) => {
-                format!("the scenarios ended with exit code {code} before it had a result")
-            }
-            Ended::TimedOut => format!(
-                "the virtual machine was ended after {} s",
-                vm.timeout.as_secs()
-            ),
-            Ended::Died => "the virtual machine died".to_owned(),
-        };
-        let tail = run::tail(&fs::read_to_string(&log).unwrap_or_default(), LOG_LINES);
-        ran.push(Ran {
-            name: waiting.remove(0),
-            outcome: Outcome::Failed(format!("{why}; the end of {}:\n{tail}", log.display())),
-            took: None,
-        });
-        if waiting.is_empty() {
-            return Ok(ran);
-        }
+        })
     }
-    ran.extend(waiting.into_iter().map(|name| Ran {
+}
+
+fn failed(name: String, reason: String) -> Ran {
+    Ran {
         name,
-        outcome: Outcome::Failed(format!(
-            "not run: the virtual machine ended early {MAX_BOOTS} times"
-        )),
+        outcome: Outcome::Failed(reason),
         took: None,
-    }));
-    Ok(ran)
+    }
+}
+
+/// Does `work` on a thread of its own and meanwhile hands over each report that appears in the file.
+fn while_following<T: Send>(
+    results: &Path,
+    work: impl FnOnce() -> T + Send,
+    mut report: impl FnMut(&Ran),
+) -> T {
+    let mut seen = 0;
+    let mut hand_over = || {
+        let text = fs::read_to_string(results).unwrap_or_default();
+        // A line without its end is still being written.
+        let whole = text.rfind('\n').map_or(0, |end| end + 1).max(seen);
+        read_reports(&text[seen..whole])
+            .iter()
+            .for_each(&mut report);
+        seen = whole;
+    };
+    let result = thread::scope(|threads| {
+        let worker = threads.spawn(work);
+        while !worker.is_finished() {
+            hand_over();
+            thread::sleep(Duration::from_millis(200));
+        }
+        worker.join()
+    });
+    hand_over();
+    match result {
+        Ok(result) => result,
+        Err(panic) => std::panic::resume_unwind(panic),
+    }
 }
 
 impl Batch {
@@ -219,7 +278,8 @@ fn command(program: &Path, names: &[String], results: &Path) -> String {
     command_line(&words)
 }
 
-fn read_reports(results: &Path) -> Vec<Ran> {
+/// The reports in a text, one line of JSON each.
+fn read_reports(text: &str) -> Vec<Ran> {
     #[derive(Deserialize)]
     struct Report {
         name: String,
@@ -228,7 +288,6 @@ fn read_reports(results: &Path) -> Vec<Ran> {
         reason: Option<String>,
         seconds: f64,
     }
-    let text = fs::read_to_string(results).unwrap_or_default();
     let reports = text
         .lines()
         .filter_map(|line| serde_json::from_str::<Report>(line).ok());
@@ -302,6 +361,40 @@ mod tests {
     #[test]
     fn a_scenario_for_absent_kernels_is_in_no_batch() {
         assert!(batches(&[scenario("a", 1, Some(&["7.2"]), None)], &["5.10"]).is_empty());
+    }
+
+    #[test]
+    fn reports_are_handed_over_once_and_whole() {
+        let file = std::env::temp_dir().join(format!("xtask-results-{}.jsonl", std::process::id()));
+        let line = |name: &str, outcome: &str| {
+            format!(
+                "{{\"name\":\"{name}\",\"outcome\":\"{outcome}\",\"reason\":\"why\",\"seconds\":1.5}}\n"
+            )
+        };
+        fs::write(&file, line("a", "passed")).expect("the folder for temporary files is writable");
+        let mut seen = Vec::new();
+        while_following(
+            &file,
+            || {
+                let more = [
+                    line("a", "passed"),
+                    line("b", "failed"),
+                    line("c", "skipped"),
+                    "{\"name\":\"d".to_owned(),
+                ];
+                fs::write(&file, more.concat()).expect("the file is writable");
+            },
+            |ran| seen.push((ran.name.clone(), ran.outcome.clone())),
+        );
+        fs::remove_file(&file).expect("the file is there");
+        assert_eq!(
+            seen,
+            [
+                ("a".to_owned(), Outcome::Passed),
+                ("b".to_owned(), Outcome::Failed("why".to_owned())),
+                ("c".to_owned(), Outcome::Skipped("why".to_owned())),
+            ]
+        );
     }
 
     #[test]
