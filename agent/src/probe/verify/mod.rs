@@ -4,6 +4,7 @@
 //! makes the maps and prepares the instructions as in earnest, but the system call is our own: the library throws the verifier's statistics
 //! away when all is well, and kernels before 5.16 tell them nowhere else. Nothing is attached.
 
+mod statistics;
 mod syscall;
 
 use std::{
@@ -20,7 +21,7 @@ use aya_obj::{
 };
 use serde::Serialize;
 
-use self::syscall::Request;
+use self::{statistics::Statistics, syscall::Request};
 use super::{
     error::ProbeError,
     examine::{Kernel, raise_memlock},
@@ -41,7 +42,7 @@ pub struct Verified {
     pub program: String,
     /// Instructions that the verifier walked, on all paths; the kernel's limit is one million.
     pub processed: Option<u64>,
-    /// Bytes of stack, those of all called functions added up; the kernel's limit for each chain of calls is 512.
+    /// Bytes of stack in the deepest chain of calls; the kernel's limit is 512.
     pub stack_bytes: Option<u64>,
     /// Bytes of the program after the kernel's own changes.
     pub xlated_bytes: Option<u64>,
@@ -169,7 +170,7 @@ fn measure(
         attach_type,
         attach_btf_id,
     });
-    let statistics = Statistics::of(&answer.log);
+    let statistics = Statistics::of(&answer.log, &function.instructions);
     verified.processed = statistics.processed;
     verified.stack_bytes = statistics.stack_bytes;
     match answer.translated_bytes {
@@ -262,49 +263,9 @@ fn value_bytes(value: Value) -> Vec<u8> {
     }
 }
 
-/// The last lines of the verifier's log (`print_verification_stats` of Linux kernel/bpf/verifier.c).
-#[derive(Debug, Default, PartialEq, Eq)]
-struct Statistics {
-    processed: Option<u64>,
-    stack_bytes: Option<u64>,
-}
-
-impl Statistics {
-    fn of(log: &str) -> Self {
-        let mut statistics = Self::default();
-        for line in log.lines().map(str::trim) {
-            if let Some(rest) = line.strip_prefix("processed ") {
-                let first = rest.split(' ').next().unwrap_or_default();
-                statistics.processed = first.parse().ok();
-            } else if let Some(rest) = line.strip_prefix("stack depth ") {
-                // One number for each function; newer kernels add words behind them.
-                let depths = rest.split(' ').next().unwrap_or_default();
-                let depths = depths
-                    .split('+')
-                    .filter_map(|depth| depth.parse::<u64>().ok());
-                statistics.stack_bytes = Some(depths.sum());
-            }
-        }
-        statistics
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn reads_the_statistics_of_old_and_new_kernels() {
-        let old = "verification time 90 usec\nstack depth 64+0\nprocessed 1234 insns (limit 1000000) max_states_per_insn 4 total_states 90 peak_states 90 mark_read 12\n";
-        let expected = Statistics {
-            processed: Some(1234),
-            stack_bytes: Some(64),
-        };
-        assert_eq!(Statistics::of(old), expected);
-        let calls = "stack depth 64+120+8\nprocessed 7 insns";
-        assert_eq!(Statistics::of(calls).stack_bytes, Some(192));
-        assert_eq!(Statistics::of("processed many"), Statistics::default());
-    }
 
     #[test]
     fn writes_one_flat_object_per_program() {
