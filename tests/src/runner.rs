@@ -7,7 +7,7 @@ use std::{
     fs,
     io::Write as _,
     os::unix::process::{CommandExt as _, ExitStatusExt as _},
-    panic,
+    panic::{self, AssertUnwindSafe},
     path::Path,
     process::{Command, ExitCode, Stdio},
     sync::{Arc, Mutex},
@@ -19,7 +19,7 @@ use rustix::process::{Pid, Signal};
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    harness::{Context, Skip, process},
+    harness::{Context, Skip, agent, process},
     scenario::{self, Scenario},
 };
 
@@ -102,11 +102,11 @@ pub(crate) fn run_here(name: &str, results: Option<&Path>) -> ExitCode {
             .unwrap_or_else(std::sync::PoisonError::into_inner);
         slot.get_or_insert_with(|| info.to_string());
     }));
-    let ended = panic::catch_unwind(|| {
+    let mut context = None;
+    let ended = panic::catch_unwind(AssertUnwindSafe(|| {
         let scenario = scenario::find(name)?;
-        let mut context = Context::new(scenario.name)?;
-        (scenario.run)(&mut context)
-    });
+        (scenario.run)(context.insert(Context::new(scenario.name)?))
+    }));
     let (outcome, reason) = match ended {
         Ok(Ok(())) => (Outcome::Passed, String::new()),
         Ok(Err(error)) => match error.downcast_ref::<Skip>() {
@@ -123,6 +123,13 @@ pub(crate) fn run_here(name: &str, results: Option<&Path>) -> ExitCode {
                     .unwrap_or_else(|| "panicked without a message".into()),
             )
         }
+    };
+    let log = context
+        .map(|context| agent::log_tail(context.folder()))
+        .unwrap_or_default();
+    let reason = match outcome {
+        Outcome::Failed if !log.is_empty() => format!("{reason}\nthe agent's log ends:\n{log}"),
+        _ => reason,
     };
     let report = Report {
         name: name.to_owned(),

@@ -14,6 +14,9 @@ use serde_json::Value;
 
 use super::{Context, PATIENCE, collector::Collector, process::Program, wait_for};
 
+/// Name of the agent's log in the scenario's folder.
+const LOG: &str = "agent.log";
+
 /// How long the agent may take until its programs are attached: the verifier of an emulated machine needs seconds.
 const START: Duration = Duration::from_secs(60);
 
@@ -103,7 +106,7 @@ impl Setup {
         }
         command.envs(self.environment);
         let mut program = Program::start(context, "agent", &mut command)?;
-        let log = context.folder().join("agent.log");
+        let log = context.folder().join(LOG);
         let started = wait_for(
             || format!("the agent to be ready; its log ends:\n{}", tail(&log)),
             START,
@@ -276,6 +279,11 @@ pub(crate) fn binary() -> Result<PathBuf> {
         path.display()
     );
     Ok(path)
+}
+
+/// The end of the log of an agent that was started with this folder; empty when there is none.
+pub(crate) fn log_tail(folder: &Path) -> String {
+    tail(&folder.join(LOG))
 }
 
 fn tail(log: &Path) -> String {

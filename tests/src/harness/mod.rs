@@ -79,9 +79,7 @@ impl Context {
 
 impl Drop for Context {
     fn drop(&mut self) {
-        if !thread::panicking() && std::env::var_os("UNDERTRACE_KEEP").is_none() {
-            let _ = fs::remove_dir_all(&self.folder);
-        }
+        let _ = fs::remove_dir_all(&self.folder);
     }
 }
 
