@@ -35,7 +35,9 @@ pub struct Report {
     pub error: Option<String>,
     /// Facts about the machine.
     pub machine: Vec<Finding>,
-    /// What works and what does not; empty when nothing could be tried.
+    /// Whether programs could be loaded and attached; otherwise what follows is only what the kernel's types promise.
+    pub tried: bool,
+    /// What works and what does not; empty when not even the kernel's types could be read.
     pub features: Vec<FeatureReport>,
     /// What became of each hook.
     pub hooks: Vec<HookReport>,
@@ -103,6 +105,7 @@ pub fn examine() -> Report {
         works: false,
         error: None,
         machine: features.findings(),
+        tried: false,
         features: Vec::new(),
         hooks: Vec::new(),
         absent_members: Vec::new(),
@@ -140,6 +143,7 @@ fn try_all(features: Features, report: &mut Report) -> Result<(), ProbeError> {
     let loaded = kernel.load(&settings)?;
     let before = Before::measure();
     let attached = loaded.attach_what_can_be();
+    report.tried = true;
     report.judge(&attached.plan);
     let attached = attached.checked()?;
     report.map_bytes = attached.map_memory_bytes();

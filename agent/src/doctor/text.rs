@@ -48,12 +48,18 @@ fn machine(report: &Report, out: &mut impl Write) -> io::Result<()> {
 }
 
 fn features(report: &Report, out: &mut impl Write) -> io::Result<()> {
-    writeln!(
-        out,
-        "\nWhat is used (every program was loaded and attached for a moment)"
-    )?;
+    let heading = if report.tried {
+        "What is used (every program was loaded and attached for a moment)"
+    } else {
+        "What this kernel promises (nothing could be loaded)"
+    };
+    writeln!(out, "\n{heading}")?;
     for feature in &report.features {
-        let mark = if feature.works { "on" } else { "OFF" };
+        let mark = match (feature.works, report.tried) {
+            (true, true) => "on",
+            (true, false) => "fits",
+            (false, _) => "OFF",
+        };
         let loss = feature.loss.unwrap_or_default();
         writeln!(
             out,
@@ -196,6 +202,7 @@ mod tests {
                     advice: "run as root",
                 },
             ],
+            tried: true,
             features: vec![
                 FeatureReport {
                     feature: Feature::Inet,
@@ -275,7 +282,11 @@ undertrace works here, without 1 of 2 features.
     fn ends_with_the_reason_when_nothing_works() {
         let mut report = report();
         report.error = Some("CAP_BPF is missing: run as root".to_owned());
+        report.tried = false;
         let text = written(&report);
+        assert!(
+            text.contains("What this kernel promises (nothing could be loaded)\n  fits     TCP")
+        );
         let last = text.lines().last();
         assert_eq!(
             last,

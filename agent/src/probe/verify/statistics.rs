@@ -130,10 +130,7 @@ mod tests {
         // Function 0 calls 1 and 2; 2 calls 3; frames are counted in multiples of 32.
         let calls = [(1, 10), (2, 20), (21, 30)];
         let program = program(40, &calls);
-        assert_eq!(
-            stack("stack depth 8+200+64+40", &program),
-            Some(32 + 224)
-        );
+        assert_eq!(stack("stack depth 8+200+64+40", &program), Some(32 + 224));
         assert_eq!(
             stack("stack depth 8+16+64+140", &program),
             Some(32 + 64 + 160)
