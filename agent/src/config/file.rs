@@ -43,15 +43,17 @@ pub fn parse(text: &str, path: &Path) -> Result<Layer, ConfigError> {
     })
 }
 
-/// The library's own mention of the position, which stands before the file's name already.
+/// The library's own mention of the position, before or behind its sentence, is left out: it stands before the sentence already.
 fn without_position(reason: &str) -> &str {
-    let reason = match reason.split_once(" at line ") {
-        Some((before, _)) if reason.starts_with("error: line") => before,
+    let reason = reason.strip_prefix("error: ").unwrap_or(reason);
+    let reason = match reason.split_once(": ") {
+        Some((position, rest)) if position.starts_with("line ") => rest,
         _ => reason,
     };
-    let reason = reason.strip_prefix("error: ").unwrap_or(reason);
-    match reason.split_once(": ") {
-        Some((position, rest)) if position.starts_with("line ") => rest,
+    match reason.rsplit_once(" at line ") {
+        Some((sentence, position)) if position.starts_with(|c: char| c.is_ascii_digit()) => {
+            sentence
+        }
         _ => reason,
     }
 }

@@ -55,3 +55,119 @@ pub fn replay(path: &Path, config: &Config) -> Result<(), RunError> {
     let discrepancies = pipeline.balance();
     outputs.close(discrepancies)
 }
+
+#[cfg(test)]
+mod tests {
+    use std::{borrow::Cow, fs, path::PathBuf};
+
+    use agent_common::abi::Role;
+
+    use super::*;
+    use crate::{
+        config::Layer,
+        event::{
+            ClockPair,
+            recording::{Description, Recorder},
+        },
+        process::{ProcessFacts, Resource},
+        testing::{PROCESS, Socket},
+    };
+
+    /// A folder that goes away with the test.
+    struct Folder(PathBuf);
+
+    impl Folder {
+        fn new(name: &str) -> Self {
+            let path =
+                std::env::temp_dir().join(format!("undertrace-{name}-{}", std::process::id()));
+            fs::create_dir_all(&path).expect("the temporary folder is writable");
+            Self(path)
+        }
+    }
+
+    impl Drop for Folder {
+        fn drop(&mut self) {
+            let _ = fs::remove_dir_all(&self.0);
+        }
+    }
+
+    /// Two requests and their responses on one connection, as a live agent would have recorded them.
+    fn record(path: &Path) {
+        let description = Description::of_this_machine(
+            vec![
+                ("PIPELINE_SEED_LOW".to_owned(), 7),
+                ("PIPELINE_SEED_HIGH".to_owned(), 9),
+            ],
+            false,
+        );
+        let mut recorder = Recorder::create(path, &description).expect("a new file");
+        let facts = ProcessFacts {
+            key: PROCESS,
+            resource: Resource::new(vec![(Cow::Borrowed("service.name"), "shop".to_owned())]),
+        };
+        let clock = ClockPair {
+            monotonic_ns: 0,
+            unix_ns: 1_700_000_000_000_000_000,
+        };
+        recorder.clock(clock).expect("written");
+        recorder.process(&facts).expect("written");
+        let mut socket = Socket::open(1, Role::Server);
+        for path in ["/one", "/two"] {
+            socket.receive(format!("GET {path} HTTP/1.1\r\nHost: shop\r\n\r\n").as_bytes());
+            socket.send(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok");
+        }
+        socket.close(0);
+        for record in &socket.records {
+            recorder.record(&record.bytes()).expect("written");
+        }
+        recorder.tick(socket.now_ns).expect("written");
+        recorder.finish().expect("written");
+    }
+
+    fn replayed(folder: &Folder, recording: &Path, name: &str) -> (Vec<u8>, serde_json::Value) {
+        let (spans, stats) = (folder.0.join(name), folder.0.join("stats.json"));
+        let layer = Layer {
+            file: Some(spans.clone()),
+            stats_json: Some(stats.clone()),
+            ..Layer::default()
+        };
+        let config = Config::resolve(layer, &|_| None).expect("valid");
+        replay(recording, &config).expect("a replay");
+        let stats = fs::read_to_string(stats).expect("statistics were written");
+        (
+            fs::read(spans).expect("spans were written"),
+            serde_json::from_str(&stats).expect("JSON"),
+        )
+    }
+
+    #[test]
+    fn gives_the_same_bytes_each_time_and_balanced_books() {
+        let folder = Folder::new("replay");
+        let recording = folder.0.join("recording");
+        record(&recording);
+        let (first, stats) = replayed(&folder, &recording, "first.jsonl");
+        let (second, _) = replayed(&folder, &recording, "second.jsonl");
+        assert_eq!(first, second);
+
+        let text = String::from_utf8(first).expect("JSON is UTF-8");
+        assert_eq!(text.matches("\"spanId\"").count(), 2);
+        assert!(text.contains("/one") && text.contains("/two") && text.contains("\"shop\""));
+        assert_eq!(stats["agent"]["spans_exported"], 2);
+        let balance = stats["balance"].as_array().expect("a list");
+        assert!(
+            balance.iter().all(|equation| equation["holds"] == true),
+            "{stats}"
+        );
+    }
+
+    #[test]
+    fn a_file_that_is_no_recording_is_refused_in_one_sentence() {
+        let folder = Folder::new("no-recording");
+        let path = folder.0.join("text");
+        fs::write(&path, "hello, this is some text").expect("written");
+        let config = Config::resolve(Layer::default(), &|_| None).expect("valid");
+        let error = replay(&path, &config).expect_err("no recording");
+        let expected = format!("{} is not a recording of undertrace", path.display());
+        assert_eq!(error.to_string(), expected);
+    }
+}

@@ -22,8 +22,9 @@ use hyper_util::{
     rt::{TokioExecutor, TokioIo},
     server::conn::auto::Builder,
 };
-use opentelemetry_proto::tonic::collector::trace::v1::{
-    ExportTracePartialSuccess, ExportTraceServiceRequest, ExportTraceServiceResponse,
+use opentelemetry_proto::tonic::collector::{
+    metrics::v1::ExportMetricsServiceRequest,
+    trace::v1::{ExportTracePartialSuccess, ExportTraceServiceRequest, ExportTraceServiceResponse},
 };
 use prost::Message;
 use tokio::{
@@ -68,6 +69,7 @@ impl Received {
 struct Shared {
     answers: Mutex<VecDeque<Answer>>,
     received: Mutex<Vec<Received>>,
+    metrics: Mutex<Vec<(HeaderMap, ExportMetricsServiceRequest)>>,
 }
 
 /// A running collector; it ends when dropped.
@@ -111,6 +113,11 @@ impl Collector {
     /// Everything that arrived so far.
     pub(super) fn received(&self) -> Vec<Received> {
         lock(&self.shared.received).clone()
+    }
+
+    /// Every export of metrics that arrived so far, with its headers.
+    pub(super) fn metrics(&self) -> Vec<(HeaderMap, ExportMetricsServiceRequest)> {
+        lock(&self.shared.metrics).clone()
     }
 }
 
@@ -182,6 +189,17 @@ async fn respond(request: Request<Incoming>, shared: &Shared) -> Response<Body> 
     } else {
         body
     };
+    if head.uri.path().to_ascii_lowercase().contains("metrics") {
+        let export = ExportMetricsServiceRequest::decode(payload).expect("an OTLP request");
+        lock(&shared.metrics).push((head.headers, export));
+        // Both responses are empty when all is well.
+        let success = ExportTraceServiceResponse::default();
+        return if is_grpc {
+            framed(&success)
+        } else {
+            response(Bytes::new(), "application/x-protobuf")
+        };
+    }
     let export = if is_json {
         serde_json::from_slice(&payload).expect("OTLP JSON")
     } else {

@@ -1,6 +1,7 @@
 //! The whole way from a sink to a collector, over real sockets.
 
 mod collector;
+mod own_metrics;
 mod tls;
 
 use std::{sync::Arc, time::Duration};
