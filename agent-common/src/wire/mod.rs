@@ -2,6 +2,8 @@
 //!
 //! Input: bytes that may be cut anywhere. Output: values. Nothing here allocates, panics or loops without a constant bound.
 
+pub mod http1;
 pub mod sampling;
+pub mod scan;
 pub mod traceparent;
 pub mod tracestate;

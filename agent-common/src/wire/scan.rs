@@ -1,0 +1,552 @@
+//! The scanner of HTTP/1 heads: one pass over a block of bytes, word by word.
+//!
+//! Input: up to [`BLOCK`] bytes through [`Bytes`], the last bytes of the line that a former block left unfinished before them, and the
+//! [`Head`] found so far. Output: where the head ends, and in [`Head`] what the kernel needs of it: request or response, method, status,
+//! `traceparent`, and the framing headers. It neither follows bodies ([`super::http1`]) nor decides anything ([`super::decide`]).
+//!
+//! Bytes cut anywhere give the same result, except that a header line longer than [`CARRY`] bytes that a block boundary cuts is not looked at.
+
+use super::traceparent::{self, TraceParent};
+
+/// Bytes of an unfinished line that are kept for the next block.
+pub const CARRY: u64 = 128;
+
+/// Bytes of one block. The block begins at index [`CARRY`] of [`Bytes`].
+pub const BLOCK: u64 = 4096;
+
+/// Every index given to [`Bytes`] is at most this.
+pub const INDEX_MASK: u64 = 8191;
+
+/// The longest method that is looked for.
+const METHOD_LIMIT: u64 = 32;
+
+/// Steps of the scanning loop: each word of a block, and half a newline for each.
+const STEPS: u32 = 512 + 320;
+
+/// Bytes at an index, as the kernel has them in its scratch and a test in a vector.
+pub trait Bytes {
+    /// The eight bytes from `index` (masked by [`INDEX_MASK`]) on, the first one lowest. Bytes behind the block may be anything.
+    fn word(&self, index: u64) -> u64;
+
+    /// `index & INDEX_MASK`, in a way that the optimiser cannot drop.
+    fn bound(&self, index: u64) -> u64 {
+        index & INDEX_MASK
+    }
+
+    /// One byte.
+    #[inline(always)]
+    fn byte(&self, index: u64) -> u8 {
+        self.word(index) as u8
+    }
+}
+
+/// What a head begins with.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
+pub enum HeadKind {
+    /// The first line is not complete.
+    Unknown = 0,
+    /// `METHOD SP target SP HTTP/1.d`.
+    Request = 1,
+    /// `HTTP/1.d SP ddd`.
+    Response = 2,
+}
+
+/// Methods that change how the response is framed (RFC 9112 section 6.3).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
+pub enum MethodKind {
+    /// Any other.
+    Other = 0,
+    /// HEAD: no response has a body.
+    Head = 1,
+    /// CONNECT: a 2xx response ends HTTP.
+    Connect = 2,
+}
+
+/// Bits of [`Head::flags`].
+pub mod head_flags {
+    /// The unfinished line is longer than the bytes kept of it.
+    pub const CUT_LINE: u32 = 1;
+    /// The first line is unfinished, but it begins with a method.
+    pub const METHOD_SEEN: u32 = 1 << 1;
+    /// A well-formed `traceparent` was seen.
+    pub const TRACEPARENT: u32 = 1 << 2;
+    /// A malformed `traceparent` was seen.
+    pub const TRACEPARENT_BAD: u32 = 1 << 3;
+    /// More than one `traceparent` was seen.
+    pub const TRACEPARENT_TWICE: u32 = 1 << 4;
+    /// A Content-Length was seen.
+    pub const LENGTH: u32 = 1 << 5;
+    /// A Content-Length that is no number, or a second one that differs.
+    pub const LENGTH_BAD: u32 = 1 << 6;
+    /// A Transfer-Encoding whose last coding is `chunked`.
+    pub const CHUNKED: u32 = 1 << 7;
+    /// A Transfer-Encoding that ends otherwise.
+    pub const ENCODING_OTHER: u32 = 1 << 8;
+}
+
+/// What is known of a head. Lives across blocks and segments.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[repr(C)]
+pub struct Head {
+    /// Value of Content-Length, where [`head_flags::LENGTH`] is set.
+    pub content_length: u64,
+    /// Trace id of the `traceparent`, in the order of the wire.
+    pub trace_id: [u8; 16],
+    /// Its parent id.
+    pub span_id: [u8; 8],
+    /// Bytes of the head in the blocks so far.
+    pub length: u32,
+    /// Bytes of the unfinished line, at most [`CARRY`], that stand before the next block.
+    pub carry: u32,
+    /// [`head_flags`].
+    pub flags: u32,
+    /// Status code of a response.
+    pub status: u16,
+    /// A [`HeadKind`].
+    pub kind: u8,
+    /// A [`MethodKind`].
+    pub method: u8,
+    /// Flags of the `traceparent`.
+    pub trace_flags: u8,
+    #[doc(hidden)]
+    pub reserved: [u8; 7],
+}
+
+/// What one block brought.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Outcome {
+    /// The head ends before this index.
+    End(u64),
+    /// The head goes on in the next block; [`Head::carry`] bytes at the block's end have to stand before it.
+    More,
+    /// These bytes do not begin an HTTP/1 message.
+    NotHttp,
+    /// More lines than the scanner handles in one block.
+    TooManyLines,
+}
+
+/// How a first line begins.
+enum Start {
+    Method(MethodKind),
+    Status(u16),
+    TooShort,
+    NotHttp,
+}
+
+/// Scans `start..end` of `bytes`, where `start` is at least [`CARRY`] and `head.carry` bytes stand before it.
+#[inline(always)]
+pub fn scan<B: Bytes>(bytes: &B, head: &mut Head, start: u64, end: u64) -> Outcome {
+    let mut at = start;
+    let mut base = start;
+    let mut newlines = 0u64;
+    let carried = u64::from(head.carry);
+    let mut line = bytes.bound(start.wrapping_sub(carried));
+    let first_wanted = head.kind == HeadKind::Unknown as u8;
+    let mut first_line = line;
+    let mut first_end = 0u64;
+    let mut whole = u64::from(head.flags & head_flags::CUT_LINE == 0);
+    let mut traceparent_at = 0u64;
+    let mut traceparents = 0u64;
+    let mut length_at = 0u64;
+    let mut lengths = 0u64;
+    let mut encoding_end = 0u64;
+    let mut ended = 0u64;
+    let mut exhausted = true;
+
+    for _ in 0..STEPS {
+        if newlines == 0 {
+            if at >= end {
+                exhausted = false;
+                break;
+            }
+            base = at;
+            newlines = find_newlines(bytes.word(at));
+            at = bytes.bound(at + 8);
+            continue;
+        }
+        let newline = base + lowest(newlines);
+        newlines &= newlines - 1;
+        if newline >= end {
+            exhausted = false;
+            break;
+        }
+        let length = newline - line;
+        let word = bytes.word(line);
+        let empty = length == 0 || (length == 1 && word as u8 == b'\r');
+        if empty {
+            if !first_wanted || first_end != 0 {
+                ended = newline + 1;
+                exhausted = false;
+                break;
+            }
+            // An empty line before the first line is skipped (RFC 9112 section 2.2).
+            line = bytes.bound(newline + 1);
+            first_line = line;
+            continue;
+        }
+        let is_first = u64::from(first_wanted && first_end == 0);
+        first_end |= newline * is_first;
+        let (second, third) = (bytes.word(line + 8), bytes.word(line + 16));
+        let judged = whole & (1 - is_first);
+        let is_traceparent = judged & starts_traceparent(word, second);
+        let is_length = judged & starts_content_length(word, second);
+        let is_encoding = judged & starts_transfer_encoding(word, second, third);
+        traceparents += is_traceparent;
+        lengths += is_length;
+        traceparent_at = select(is_traceparent, line + 12, traceparent_at);
+        length_at = select(is_length, line + 15, length_at);
+        encoding_end = select(is_encoding, newline, encoding_end);
+        whole = 1;
+        line = bytes.bound(newline + 1);
+    }
+
+    if exhausted {
+        return Outcome::TooManyLines;
+    }
+    if first_wanted && first_end != 0 && !judge_first(bytes, head, first_line, first_end) {
+        return Outcome::NotHttp;
+    }
+    if traceparents != 0 {
+        take_traceparent(bytes, head, traceparent_at, traceparents);
+    }
+    if lengths != 0 {
+        take_length(bytes, head, length_at, lengths);
+    }
+    if encoding_end != 0 {
+        take_encoding(bytes, head, encoding_end);
+    }
+    if ended != 0 {
+        head.length = head.length.wrapping_add((ended - start) as u32);
+        head.carry = 0;
+        head.flags &= !head_flags::CUT_LINE;
+        return Outcome::End(ended);
+    }
+    let unfinished = end.wrapping_sub(line);
+    if first_wanted && first_end == 0 && head.flags & head_flags::METHOD_SEEN == 0 {
+        match judge_start(bytes, line, unfinished) {
+            Start::NotHttp => return Outcome::NotHttp,
+            Start::Method(method) => {
+                head.flags |= head_flags::METHOD_SEEN;
+                head.method = method as u8;
+            }
+            Start::Status(_) | Start::TooShort => {}
+        }
+        // A status line is never as long as that: what is kept of it would not do.
+        if unfinished > CARRY && head.flags & head_flags::METHOD_SEEN == 0 {
+            return Outcome::NotHttp;
+        }
+    }
+    head.length = head.length.wrapping_add((end - start) as u32);
+    if unfinished > CARRY || whole == 0 {
+        head.flags |= head_flags::CUT_LINE;
+        head.carry = if unfinished > CARRY {
+            CARRY as u32
+        } else {
+            unfinished as u32
+        };
+    } else {
+        head.flags &= !head_flags::CUT_LINE;
+        head.carry = unfinished as u32;
+    }
+    Outcome::More
+}
+
+/// One bit (the highest of its byte) for each newline; the lowest set one is exact.
+#[inline(always)]
+fn find_newlines(word: u64) -> u64 {
+    let other = word ^ 0x0a0a_0a0a_0a0a_0a0a;
+    other.wrapping_sub(0x0101_0101_0101_0101) & !other & 0x8080_8080_8080_8080
+}
+
+/// Index of the lowest byte whose highest bit is set. The multiplication picks the byte's index out of the constant: no table, no branch.
+#[inline(always)]
+fn lowest(bits: u64) -> u64 {
+    let lowest = (bits & bits.wrapping_neg()) >> 7;
+    lowest.wrapping_mul(0x0001_0203_0405_0607) >> 56
+}
+
+#[inline(always)]
+fn select(condition: u64, yes: u64, no: u64) -> u64 {
+    let mask = condition.wrapping_neg();
+    (yes & mask) | (no & !mask)
+}
+
+const FOLD: u64 = 0x2020_2020_2020_2020;
+
+const fn eight(text: &[u8; 8]) -> u64 {
+    u64::from_le_bytes(*text)
+}
+
+#[inline(always)]
+fn is_zero(value: u64) -> u64 {
+    u64::from(value == 0)
+}
+
+#[inline(always)]
+fn starts_traceparent(first: u64, second: u64) -> u64 {
+    let wrong = ((first | FOLD) ^ eight(b"tracepar"))
+        | (((second | FOLD) ^ eight(b"ent:\0\0\0\0")) & 0xffff_ffff);
+    is_zero(wrong)
+}
+
+#[inline(always)]
+fn starts_content_length(first: u64, second: u64) -> u64 {
+    let wrong = ((first | FOLD) ^ eight(b"content-"))
+        | (((second | FOLD) ^ eight(b"length:\0")) & 0x00ff_ffff_ffff_ffff);
+    is_zero(wrong)
+}
+
+#[inline(always)]
+fn starts_transfer_encoding(first: u64, second: u64, third: u64) -> u64 {
+    let wrong = ((first | FOLD) ^ eight(b"transfer"))
+        | ((second | FOLD) ^ eight(b"-encodin"))
+        | (((third | FOLD) ^ eight(b"g:\0\0\0\0\0\0")) & 0xffff);
+    is_zero(wrong)
+}
+
+/// Whether a complete first line is one of HTTP/1; notes kind, method and status.
+#[inline(always)]
+fn judge_first<B: Bytes>(bytes: &B, head: &mut Head, line: u64, newline: u64) -> bool {
+    if head.flags & head_flags::METHOD_SEEN == 0 {
+        match judge_start(bytes, line, newline - line) {
+            Start::Method(method) => head.method = method as u8,
+            Start::Status(status) => {
+                head.kind = HeadKind::Response as u8;
+                head.status = status;
+                return true;
+            }
+            Start::TooShort | Start::NotHttp => return false,
+        }
+    }
+    let end = if bytes.byte(newline - 1) == b'\r' {
+        newline - 1
+    } else {
+        newline
+    };
+    let version = bytes.word(end.wrapping_sub(9));
+    if version != eight(b" HTTP/1.") || !bytes.byte(end.wrapping_sub(1)).is_ascii_digit() {
+        return false;
+    }
+    head.kind = HeadKind::Request as u8;
+    true
+}
+
+/// How the `length` bytes at `line`, a first line or its beginning, begin.
+#[inline(always)]
+fn judge_start<B: Bytes>(bytes: &B, line: u64, length: u64) -> Start {
+    let word = bytes.word(line);
+    const STATUS_LINE: u64 = u64::from_le_bytes(*b"HTTP/1.\0");
+    if length >= 8 && word & 0x00ff_ffff_ffff_ffff == STATUS_LINE {
+        if length < 12 {
+            return Start::TooShort;
+        }
+        let status = bytes.word(line + 8);
+        let digits = [
+            (status >> 8) as u8,
+            (status >> 16) as u8,
+            (status >> 24) as u8,
+        ];
+        let wrong = u64::from(status as u8 != b' ')
+            | not_digit(digits[0])
+            | not_digit(digits[1])
+            | not_digit(digits[2]);
+        if wrong != 0 {
+            return Start::NotHttp;
+        }
+        let number = u16::from(digits[0] - b'0') * 100
+            + u16::from(digits[1] - b'0') * 10
+            + u16::from(digits[2] - b'0');
+        return Start::Status(number);
+    }
+    if length == 1 && word as u8 == b'\r' {
+        return Start::TooShort;
+    }
+    if length < 8 && (word ^ STATUS_LINE) & low_bytes(length) == 0 {
+        return Start::TooShort;
+    }
+    for index in 0..=METHOD_LIMIT {
+        if index >= length {
+            return Start::TooShort;
+        }
+        let byte = bytes.byte(line + index);
+        if byte == b' ' && index != 0 {
+            return Start::Method(method_kind(word));
+        }
+        if !is_token(byte) {
+            return Start::NotHttp;
+        }
+    }
+    Start::NotHttp
+}
+
+/// A mask of the lowest `count` bytes, 0 to 7.
+#[inline(always)]
+fn low_bytes(count: u64) -> u64 {
+    (1u64 << ((count & 7) * 8)) - 1
+}
+
+#[inline(always)]
+fn not_digit(byte: u8) -> u64 {
+    u64::from(!byte.is_ascii_digit())
+}
+
+/// `tchar` of RFC 9110 section 5.6.2.
+#[inline(always)]
+fn is_token(byte: u8) -> bool {
+    const fn table(upper: bool) -> u64 {
+        let mut bits = 0u64;
+        let mut byte = 0u8;
+        while byte < 64 {
+            let character = if upper { byte + 64 } else { byte };
+            let token = character.is_ascii_alphanumeric()
+                || matches!(
+                    character,
+                    b'!' | b'#'
+                        | b'$'
+                        | b'%'
+                        | b'&'
+                        | b'\''
+                        | b'*'
+                        | b'+'
+                        | b'-'
+                        | b'.'
+                        | b'^'
+                        | b'_'
+                        | b'`'
+                        | b'|'
+                        | b'~'
+                );
+            if token {
+                bits |= 1 << byte;
+            }
+            byte += 1;
+        }
+        bits
+    }
+    const LOWER: u64 = table(false);
+    const UPPER: u64 = table(true);
+    let bits = if byte & 64 == 0 { LOWER } else { UPPER };
+    byte < 128 && (bits >> (byte & 63)) & 1 != 0
+}
+
+#[inline(always)]
+fn method_kind(word: u64) -> MethodKind {
+    if word & 0x00ff_ffff_ffff == u64::from_le_bytes(*b"HEAD \0\0\0") {
+        MethodKind::Head
+    } else if word == eight(b"CONNECT ") {
+        MethodKind::Connect
+    } else {
+        MethodKind::Other
+    }
+}
+
+#[inline(always)]
+fn is_space(byte: u8) -> bool {
+    byte == b' ' || byte == b'\t'
+}
+
+/// Index of the first byte from `at` on that is no white space; at most 16 are skipped.
+#[inline(always)]
+fn skip_space<B: Bytes>(bytes: &B, mut at: u64) -> u64 {
+    for _ in 0..16 {
+        if !is_space(bytes.byte(at)) {
+            break;
+        }
+        at += 1;
+    }
+    bytes.bound(at)
+}
+
+#[inline(always)]
+fn take_traceparent<B: Bytes>(bytes: &B, head: &mut Head, at: u64, count: u64) {
+    const SEEN: u32 = head_flags::TRACEPARENT
+        | head_flags::TRACEPARENT_BAD
+        | head_flags::TRACEPARENT_TWICE;
+    if count > 1 || head.flags & SEEN != 0 {
+        head.flags |= head_flags::TRACEPARENT_TWICE;
+        head.flags &= !(head_flags::TRACEPARENT | head_flags::TRACEPARENT_BAD);
+        (head.trace_id, head.span_id, head.trace_flags) = ([0; 16], [0; 8], 0);
+        return;
+    }
+    match traceparent_at(bytes, skip_space(bytes, at)) {
+        Some(context) => {
+            head.flags |= head_flags::TRACEPARENT;
+            head.trace_id = context.trace_id;
+            head.span_id = context.span_id;
+            head.trace_flags = context.flags;
+        }
+        None => head.flags |= head_flags::TRACEPARENT_BAD,
+    }
+}
+
+#[inline(always)]
+fn traceparent_at<B: Bytes>(bytes: &B, at: u64) -> Option<TraceParent> {
+    let mut value = [0u8; traceparent::LENGTH];
+    let [a, b, c, d, e, f] =
+        [0u64, 8, 16, 24, 32, 40].map(|offset| bytes.word(at + offset).to_le_bytes());
+    let (g, last) = (bytes.word(at + 47).to_le_bytes(), bytes.word(at + 55));
+    value[0..8].copy_from_slice(&a);
+    value[8..16].copy_from_slice(&b);
+    value[16..24].copy_from_slice(&c);
+    value[24..32].copy_from_slice(&d);
+    value[32..40].copy_from_slice(&e);
+    value[40..48].copy_from_slice(&f);
+    value[47..55].copy_from_slice(&g);
+    let next = last as u8;
+    let ended = next == b'\r' || next == b'\n' || is_space(next);
+    let context = traceparent::parse_fixed(&value)?;
+    (ended || (next == b'-' && context.version > traceparent::VERSION)).then_some(context)
+}
+
+#[inline(always)]
+fn take_length<B: Bytes>(bytes: &B, head: &mut Head, at: u64, count: u64) {
+    if count > 1 || head.flags & head_flags::LENGTH != 0 {
+        head.flags |= head_flags::LENGTH | head_flags::LENGTH_BAD;
+        head.content_length = 0;
+        return;
+    }
+    head.flags |= head_flags::LENGTH;
+    let at = skip_space(bytes, at);
+    let mut value = 0u64;
+    let mut digits = 0u64;
+    for index in 0..18 {
+        let byte = bytes.byte(at + index);
+        if !byte.is_ascii_digit() {
+            break;
+        }
+        value = value.wrapping_mul(10).wrapping_add(u64::from(byte - b'0'));
+        digits = index + 1;
+    }
+    let next = bytes.byte(at + digits);
+    if digits == 0 || !(next == b'\r' || next == b'\n' || is_space(next)) {
+        head.flags |= head_flags::LENGTH_BAD;
+        value = 0;
+    }
+    head.content_length = value;
+}
+
+#[inline(always)]
+fn take_encoding<B: Bytes>(bytes: &B, head: &mut Head, newline: u64) {
+    let mut end = newline;
+    for _ in 0..8 {
+        let last = bytes.byte(end.wrapping_sub(1));
+        if last != b'\r' && !is_space(last) {
+            break;
+        }
+        end = end.wrapping_sub(1);
+    }
+    let word = (bytes.word(end.wrapping_sub(7)) | FOLD) & 0x00ff_ffff_ffff_ffff;
+    if word == u64::from_le_bytes(*b"chunked\0") {
+        head.flags |= head_flags::CHUNKED;
+        head.flags &= !head_flags::ENCODING_OTHER;
+    } else {
+        head.flags |= head_flags::ENCODING_OTHER;
+        head.flags &= !head_flags::CHUNKED;
+    }
+}
+
+#[cfg(test)]
+#[path = "scan_tests.rs"]
+mod tests;
