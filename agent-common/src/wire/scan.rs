@@ -92,10 +92,10 @@ pub mod head_flags {
 pub struct Head {
     /// Value of Content-Length, where [`head_flags::LENGTH`] is set.
     pub content_length: u64,
-    /// Trace id of the `traceparent`, in the order of the wire.
-    pub trace_id: [u8; 16],
-    /// Its parent id.
-    pub span_id: [u8; 8],
+    /// Trace id of the `traceparent`: two words whose bytes in memory are in the order of the wire.
+    pub trace_id: [u64; 2],
+    /// Its parent id, likewise.
+    pub span_id: u64,
     /// Bytes of the head in the blocks so far.
     pub length: u32,
     /// Bytes of the unfinished line, at most [`CARRY`], that stand before the next block.
@@ -461,20 +461,23 @@ fn skip_space<B: Bytes>(bytes: &B, mut at: u64) -> u64 {
 
 #[inline(always)]
 fn take_traceparent<B: Bytes>(bytes: &B, head: &mut Head, at: u64, count: u64) {
-    const SEEN: u32 = head_flags::TRACEPARENT
-        | head_flags::TRACEPARENT_BAD
-        | head_flags::TRACEPARENT_TWICE;
+    const SEEN: u32 =
+        head_flags::TRACEPARENT | head_flags::TRACEPARENT_BAD | head_flags::TRACEPARENT_TWICE;
     if count > 1 || head.flags & SEEN != 0 {
         head.flags |= head_flags::TRACEPARENT_TWICE;
         head.flags &= !(head_flags::TRACEPARENT | head_flags::TRACEPARENT_BAD);
-        (head.trace_id, head.span_id, head.trace_flags) = ([0; 16], [0; 8], 0);
+        (head.trace_id, head.span_id, head.trace_flags) = ([0; 2], 0, 0);
         return;
     }
     match traceparent_at(bytes, skip_space(bytes, at)) {
         Some(context) => {
             head.flags |= head_flags::TRACEPARENT;
-            head.trace_id = context.trace_id;
-            head.span_id = context.span_id;
+            let [a, b, c, d, e, f, g, h, i, j, k, l, m, n, o, p] = context.trace_id;
+            head.trace_id = [
+                u64::from_ne_bytes([a, b, c, d, e, f, g, h]),
+                u64::from_ne_bytes([i, j, k, l, m, n, o, p]),
+            ];
+            head.span_id = u64::from_ne_bytes(context.span_id);
             head.trace_flags = context.flags;
         }
         None => head.flags |= head_flags::TRACEPARENT_BAD,

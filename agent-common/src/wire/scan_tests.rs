@@ -51,11 +51,14 @@ fn assert_is_request(head: &Head) {
         head_flags::TRACEPARENT | head_flags::LENGTH | head.flags & head_flags::METHOD_SEEN
     );
     assert_eq!(head.content_length, 42);
+    let trace_id = 0x4bf9_2f35_77b3_4da6_a3ce_929d_0e0e_4736_u128.to_be_bytes();
+    let (high, low) = trace_id.split_at(8);
+    assert_eq!(head.trace_id[0].to_ne_bytes(), high);
+    assert_eq!(head.trace_id[1].to_ne_bytes(), low);
     assert_eq!(
-        head.trace_id,
-        0x4bf9_2f35_77b3_4da6_a3ce_929d_0e0e_4736_u128.to_be_bytes()
+        head.span_id.to_ne_bytes(),
+        0x00f0_67aa_0ba9_02b7_u64.to_be_bytes()
     );
-    assert_eq!(head.span_id, 0x00f0_67aa_0ba9_02b7_u64.to_be_bytes());
     assert_eq!(head.trace_flags, 1);
     assert_eq!(head.length as usize, REQUEST_HEAD);
 }

@@ -1,0 +1,263 @@
+//! Which context a request gets, and which open request caused an outgoing one.
+//!
+//! Input: what the kernel found out about a message and its thread. Output: a choice. It looks nothing up and makes no ids.
+
+use crate::abi::{Method, Source, decision_flags};
+
+/// A trace context. Ids are words whose bytes in memory are in the order of the wire.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[repr(C)]
+pub struct Context {
+    /// Trace id.
+    pub trace_id: [u64; 2],
+    /// Span id.
+    pub span_id: u64,
+    /// W3C trace flags.
+    pub flags: u64,
+}
+
+/// What a request inherits.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Inherited {
+    /// Its trace, its parent and its flags; nothing for a root.
+    pub context: Option<Context>,
+    /// Where that comes from.
+    pub source: Source,
+    /// [`decision_flags`].
+    pub flags: u8,
+}
+
+/// The context of an incoming request, from the sender's record in this kernel and its own header.
+///
+/// The record is nearer, so its span is the parent, with the header's flags; where the two name different traces, the header wins.
+#[must_use]
+#[inline(always)]
+pub fn server(record: Option<Context>, header: Option<Context>) -> Inherited {
+    match (record, header) {
+        (Some(record), Some(header)) if record.trace_id == header.trace_id => Inherited {
+            context: Some(Context {
+                flags: header.flags,
+                ..record
+            }),
+            source: Source::SameKernel,
+            flags: decision_flags::HAS_TRACEPARENT,
+        },
+        (record, Some(header)) => Inherited {
+            context: Some(header),
+            source: Source::Header,
+            flags: decision_flags::HAS_TRACEPARENT
+                | if record.is_some() {
+                    decision_flags::RECORD_DIFFERS
+                } else {
+                    0
+                },
+        },
+        (Some(record), None) => Inherited {
+            context: Some(record),
+            source: Source::SameKernel,
+            flags: 0,
+        },
+        (None, None) => Inherited {
+            context: None,
+            source: Source::Root,
+            flags: 0,
+        },
+    }
+}
+
+/// What is known of the thread that sends a request, and of the connection.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Situation {
+    /// Open requests whose heads this thread completed.
+    pub open: u64,
+    /// The thread has had several at one time before.
+    pub had_several: bool,
+    /// This is the connection's first request, and this thread connected it.
+    pub first_after_connect: bool,
+    /// When it did, a request was current.
+    pub connect_known: bool,
+    /// Distinct requests that the thread read something of since it last waited.
+    pub epoch_reads: u64,
+    /// The thread read this connection's previous response since it last waited.
+    pub own_response_in_epoch: bool,
+    /// The process is known to finish each callback before the next read.
+    pub callback_ordered: bool,
+    /// The thread was cloned while a request was the only one of its thread, and has served nothing yet.
+    pub descends: bool,
+    /// Open requests of the whole process; needed only where `descends` is set.
+    pub process_open: u64,
+}
+
+/// The request that caused an outgoing one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Cause {
+    /// The only open request of the thread.
+    Only(Method),
+    /// The request that was current when the connection was made.
+    Connect,
+    /// The request of which the thread read last.
+    LastRead,
+    /// The request that was open when the thread was cloned.
+    Ancestor,
+    /// None is possible.
+    Nothing,
+    /// Several are possible: none is taken.
+    Several,
+}
+
+/// Applies rules 2 to 4, most exact first. The request that results must still be open, or there is no link.
+#[must_use]
+#[inline(always)]
+pub fn cause(situation: &Situation) -> Cause {
+    let connected = situation.first_after_connect && situation.connect_known;
+    if situation.open == 0 {
+        return match (situation.descends, situation.process_open) {
+            (false, _) | (true, 0) => Cause::Nothing,
+            (true, 1) => Cause::Ancestor,
+            (true, _) => Cause::Several,
+        };
+    }
+    if connected {
+        return Cause::Connect;
+    }
+    if situation.open == 1 {
+        return Cause::Only(if situation.had_several {
+            Method::OnlyOpen
+        } else {
+            Method::SameContext
+        });
+    }
+    if situation.own_response_in_epoch {
+        return Cause::Several;
+    }
+    if situation.epoch_reads == 1 || (situation.epoch_reads > 1 && situation.callback_ordered) {
+        return Cause::LastRead;
+    }
+    Cause::Several
+}
+
+/// How sure a link made by a rule is, percent.
+#[must_use]
+#[inline(always)]
+pub const fn confidence(method: Method) -> u8 {
+    match method {
+        Method::None => 0,
+        Method::Forwarded | Method::Runtime => 100,
+        Method::SameContext => 99,
+        Method::Connect => 95,
+        Method::Descendant => 90,
+        Method::LastRead => 80,
+        Method::OnlyOpen => 85,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const A: Context = Context {
+        trace_id: [1, 2],
+        span_id: 3,
+        flags: 1,
+    };
+    const B: Context = Context {
+        trace_id: [1, 2],
+        span_id: 4,
+        flags: 0,
+    };
+    const OTHER: Context = Context {
+        trace_id: [9, 9],
+        span_id: 5,
+        flags: 1,
+    };
+
+    #[test]
+    fn prefers_the_nearer_span_of_the_same_trace_with_the_flags_of_the_header() {
+        let inherited = server(Some(A), Some(B));
+        assert_eq!(inherited.source, Source::SameKernel);
+        assert_eq!(inherited.context, Some(Context { flags: 0, ..A }));
+        assert_eq!(inherited.flags, decision_flags::HAS_TRACEPARENT);
+    }
+
+    #[test]
+    fn lets_the_header_win_over_a_record_of_another_trace() {
+        let inherited = server(Some(OTHER), Some(B));
+        assert_eq!(
+            (inherited.source, inherited.context),
+            (Source::Header, Some(B))
+        );
+        assert_eq!(
+            inherited.flags,
+            decision_flags::HAS_TRACEPARENT | decision_flags::RECORD_DIFFERS
+        );
+    }
+
+    #[test]
+    fn takes_what_there_is() {
+        assert_eq!(server(Some(A), None).context, Some(A));
+        assert_eq!(server(None, Some(B)).source, Source::Header);
+        assert_eq!(server(None, None).source, Source::Root);
+    }
+
+    #[test]
+    fn takes_no_parent_where_two_are_possible() {
+        let two = Situation {
+            open: 2,
+            ..Situation::default()
+        };
+        assert_eq!(cause(&two), Cause::Several);
+        let two_read = Situation {
+            epoch_reads: 2,
+            ..two
+        };
+        assert_eq!(cause(&two_read), Cause::Several);
+        let queued = Situation {
+            epoch_reads: 1,
+            own_response_in_epoch: true,
+            ..two
+        };
+        assert_eq!(cause(&queued), Cause::Several);
+        let pool = Situation {
+            descends: true,
+            process_open: 2,
+            ..Situation::default()
+        };
+        assert_eq!(cause(&pool), Cause::Several);
+    }
+
+    #[test]
+    fn takes_the_most_exact_rule() {
+        let two = Situation {
+            open: 2,
+            epoch_reads: 1,
+            ..Situation::default()
+        };
+        assert_eq!(cause(&two), Cause::LastRead);
+        let ordered = Situation {
+            epoch_reads: 5,
+            callback_ordered: true,
+            ..two
+        };
+        assert_eq!(cause(&ordered), Cause::LastRead);
+        let connected = Situation {
+            first_after_connect: true,
+            connect_known: true,
+            ..two
+        };
+        assert_eq!(cause(&connected), Cause::Connect);
+        let one = Situation { open: 1, ..two };
+        assert_eq!(cause(&one), Cause::Only(Method::SameContext));
+        let loops = Situation {
+            had_several: true,
+            ..one
+        };
+        assert_eq!(cause(&loops), Cause::Only(Method::OnlyOpen));
+        let child = Situation {
+            descends: true,
+            process_open: 1,
+            ..Situation::default()
+        };
+        assert_eq!(cause(&child), Cause::Ancestor);
+        assert_eq!(cause(&Situation::default()), Cause::Nothing);
+    }
+}
