@@ -127,7 +127,8 @@ pub fn cause(situation: &Situation) -> Cause {
             Method::SameContext
         });
     }
-    if situation.own_response_in_epoch {
+    // A new connection's first bytes may go out long after the callback that wanted it; a pooled one's may be somebody's queued request.
+    if situation.first_after_connect || situation.own_response_in_epoch {
         return Cause::Several;
     }
     if situation.epoch_reads == 1 || (situation.epoch_reads > 1 && situation.callback_ordered) {
@@ -217,6 +218,12 @@ mod tests {
             ..two
         };
         assert_eq!(cause(&queued), Cause::Several);
+        let late = Situation {
+            epoch_reads: 1,
+            first_after_connect: true,
+            ..two
+        };
+        assert_eq!(cause(&late), Cause::Several);
         let pool = Situation {
             descends: true,
             process_open: 2,

@@ -1,0 +1,393 @@
+//! Connections: their kernel state, how they begin and end, and where their streams stand.
+//!
+//! Input: socks. Output: entries of `SOCKETS`, and `Open` and `Close` records. What a segment's bytes mean is [`crate::capture`].
+
+use agent_common::{
+    abi::{Close, CloseReason, Counter, Decision, Direction, Kind, Open, Origin, PolicyKind, Role, StreamState},
+    wire::http1::{Pending, Phase},
+};
+use aya_ebpf::helpers::generated::{bpf_get_smp_processor_id, bpf_ktime_get_ns};
+
+use crate::{
+    context, emit,
+    globals::{fault, faulty, global},
+    kernel::{
+        sock::{self, AF_UNIX, IPPROTO_TCP, Identity},
+        task,
+    },
+    maps::{HEADS, PORTS, SOCKETS, count},
+    scratch::{HeadKey, Scratch, State},
+};
+
+/// Bits of [`Socket::flags`].
+pub(crate) mod flags {
+    /// Positions count return values.
+    pub(crate) const COUNTED: u32 = 1;
+    /// Both bases are exact: the same-kernel key holds.
+    pub(crate) const BASES_EXACT: u32 = 1 << 1;
+    /// An `Open` record was written.
+    pub(crate) const OPENED: u32 = 1 << 2;
+    /// The agent's own connection: it is only marked.
+    pub(crate) const OWN: u32 = 1 << 3;
+    /// connect() has not succeeded yet.
+    pub(crate) const CONNECTING: u32 = 1 << 4;
+    /// A request was sent on it.
+    pub(crate) const USED: u32 = 1 << 5;
+    /// A same-kernel record of the last request was stored.
+    pub(crate) const HANDED_OVER: u32 = 1 << 6;
+    /// It was counted as not recognised.
+    pub(crate) const NOT_RECOGNISED: u32 = 1 << 7;
+    /// A record was lost: it is counted in the next.
+    pub(crate) const STARTED: u32 = 1 << 8;
+}
+
+/// Bits of [`Request::flags`].
+pub(crate) mod request_flags {
+    /// The request has no complete response.
+    pub(crate) const OPEN: u32 = 1;
+    /// Several requests are open on the connection: none of them is a parent.
+    pub(crate) const SEVERAL: u32 = 1 << 1;
+    /// It is counted at its owner's thread.
+    pub(crate) const OWNED: u32 = 1 << 2;
+    /// It stands in `FORWARDS`.
+    pub(crate) const FORWARDED: u32 = 1 << 3;
+}
+
+/// The newest request of a connection.
+#[derive(Clone, Copy, Default)]
+#[repr(C)]
+pub(crate) struct Request {
+    pub(crate) decision: Decision,
+    /// The trace context it came with, key in `FORWARDS`.
+    pub(crate) incoming_trace: [u64; 2],
+    pub(crate) incoming_span: u64,
+    /// The thread that completed its head.
+    pub(crate) owner: u64,
+    pub(crate) owner_start: u64,
+    /// The server request on whose behalf a client request is, 0 for none.
+    pub(crate) parent_sk: u64,
+    pub(crate) since_ns: u64,
+    pub(crate) flags: u32,
+    pub(crate) reserved: u32,
+}
+
+/// One direction.
+#[derive(Clone, Copy, Default)]
+#[repr(C)]
+pub(crate) struct Stream {
+    pub(crate) state: State,
+    /// Position that the tail belongs to.
+    pub(crate) tail_end: u64,
+    /// First byte of the newest message.
+    pub(crate) message_start: u64,
+    /// Behind its head, or behind what is known of an unfinished one.
+    pub(crate) head_end: u64,
+    /// Behind its body.
+    pub(crate) message_end: u64,
+    /// A [`Phase`].
+    pub(crate) phase: u8,
+    /// Turns without a message.
+    pub(crate) tries: u8,
+    /// 1: the first bytes of an unknown protocol were shipped.
+    pub(crate) detected: u8,
+    pub(crate) reserved: [u8; 5],
+}
+
+/// Value of `SOCKETS`.
+#[derive(Clone, Copy)]
+#[repr(C)]
+pub(crate) struct Socket {
+    pub(crate) connection: u64,
+    pub(crate) identity: u64,
+    pub(crate) send_base: u32,
+    pub(crate) receive_base: u32,
+    pub(crate) flags: u32,
+    pub(crate) dropped: u32,
+    pub(crate) role: u8,
+    pub(crate) policy: u8,
+    pub(crate) origin: u8,
+    /// Direction of the last segment; 2 for none.
+    pub(crate) last_direction: u8,
+    /// Bytes that the policy captures.
+    pub(crate) limit: u32,
+    /// Who connected, accepted or used it first.
+    pub(crate) opener: u64,
+    pub(crate) opener_start: u64,
+    pub(crate) connect_start_ns: u64,
+    /// The request that was current at connect().
+    pub(crate) connect_sk: u64,
+    pub(crate) connect_position: u64,
+    /// Epoch and thread of the last response read here.
+    pub(crate) response_epoch: u64,
+    pub(crate) response_thread: u64,
+    /// Peer sock of a unix socket.
+    pub(crate) unix_peer: u64,
+    pub(crate) pending: Pending,
+    /// Indexed by [`Direction`].
+    pub(crate) streams: [Stream; 2],
+    pub(crate) request: Request,
+}
+
+impl Socket {
+    #[inline(always)]
+    pub(crate) fn has(&self, flag: u32) -> bool {
+        self.flags & flag != 0
+    }
+}
+
+/// A connection id: never reused, made without an atomic.
+#[inline(always)]
+fn new_id(time_ns: u64) -> u64 {
+    // SAFETY: a helper without arguments.
+    let cpu = unsafe { bpf_get_smp_processor_id() };
+    time_ns << 10 | u64::from(cpu & 1023)
+}
+
+/// CLOCK_MONOTONIC, nanoseconds.
+#[inline(always)]
+pub(crate) fn now() -> u64 {
+    // SAFETY: a helper without arguments.
+    unsafe { bpf_ktime_get_ns() }
+}
+
+/// The state of a sock, when it is the one with this identity.
+#[inline(always)]
+pub(crate) fn find(sk: u64) -> Option<&'static mut Socket> {
+    let socket = SOCKETS.get_ptr_mut(sk)?;
+    // SAFETY: entries are plain data; two CPUs that work on one connection may lose each other's update of a statistic, and the verifier keeps
+    // every access inside the entry.
+    Some(unsafe { &mut *socket })
+}
+
+/// Whether the port selectors want this connection.
+#[inline(always)]
+fn is_wanted(identity: Identity) -> bool {
+    if global!(PORT_FILTER) == 0 || identity.family == AF_UNIX {
+        return true;
+    }
+    has_port(identity.local_port) || has_port(identity.peer_port)
+}
+
+#[inline(always)]
+fn has_port(port: u16) -> bool {
+    let word = PORTS.get(u32::from(port >> 6)).copied().unwrap_or(0);
+    word >> (port & 63) & 1 != 0
+}
+
+/// What a new entry begins with, in the level's staging area.
+#[inline(always)]
+pub(crate) fn stage<'a>(scratch: &'a mut Scratch, origin: Origin, role: Role) -> &'a mut Socket {
+    let work = &scratch.work;
+    let socket = &mut scratch.socket;
+    let identity = Identity::from_word(work.identity);
+    socket.connection = new_id(work.time_ns);
+    socket.identity = work.identity;
+    socket.send_base = 0;
+    socket.receive_base = 0;
+    socket.flags = if identity.protocol == IPPROTO_TCP && identity.family != AF_UNIX {
+        0
+    } else {
+        flags::COUNTED
+    };
+    socket.dropped = 0;
+    socket.role = role as u8;
+    socket.policy = if is_wanted(identity) {
+        PolicyKind::Heads as u8
+    } else {
+        PolicyKind::Ignore as u8
+    };
+    socket.origin = origin as u8;
+    socket.last_direction = 2;
+    socket.limit = 0;
+    socket.opener = work.pid_tgid;
+    socket.opener_start = work.process_start_ns;
+    socket.connect_start_ns = 0;
+    socket.connect_sk = 0;
+    socket.connect_position = 0;
+    socket.response_epoch = 0;
+    socket.response_thread = 0;
+    socket.unix_peer = 0;
+    socket.pending = Pending::default();
+    let phase = if matches!(origin, Origin::FirstSeen) {
+        Phase::Turn
+    } else {
+        Phase::Body
+    };
+    let stream = Stream {
+        phase: phase as u8,
+        ..Stream::default()
+    };
+    socket.streams[0] = stream;
+    socket.streams[1] = stream;
+    socket.request = Request::default();
+    socket
+}
+
+/// Stores the staged entry; false when there is no room.
+#[inline(always)]
+pub(crate) fn store(sk: u64, socket: &Socket) -> bool {
+    let stored = !faulty(fault::SOCKETS_FULL) && SOCKETS.insert(sk, socket, 0).is_ok();
+    if !stored {
+        count(Counter::SocketsFull);
+    }
+    stored
+}
+
+/// A connection whose start was not seen: bases are computed, positions begin where the stream is. 1 when it is followed.
+///
+/// A global function: the verifier checks it once.
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub extern "C" fn ut_first_seen(level: u32) -> u32 {
+    let Some(scratch) = crate::scratch::get(level) else {
+        return 0;
+    };
+    let sk = scratch.work.sk;
+    let identity = Identity::from_word(scratch.work.identity);
+    if task::is_kernel_thread(scratch.work.task) {
+        return 0;
+    }
+    let is_unix = identity.family == AF_UNIX;
+    if !is_unix {
+        let state = sock::state(sk);
+        if state == sock::TCP_CLOSE || state == sock::TCP_LISTEN || state == sock::TCP_SYN_SENT {
+            return 0;
+        }
+    }
+    // Only the end that connected counts its SYN: which end this is, the first bytes tell.
+    let response = crate::capture::begins_response(scratch);
+    let sends = scratch.work.direction == Direction::Send as u32;
+    let connected = sends != response;
+    let (write_seq, copied_seq) = (scratch.work.write_seq, scratch.work.copied_seq);
+    let length = scratch.work.length;
+    let socket = stage(scratch, Origin::FirstSeen, Role::Unknown);
+    if !socket.has(flags::COUNTED) {
+        // A receive has moved copied_seq already.
+        let read_before = if sends { copied_seq } else { copied_seq.wrapping_sub(length) };
+        if let Some((send, receive)) = sock::bases(sk, connected) {
+            socket.send_base = send;
+            socket.receive_base = receive;
+            socket.flags |= flags::BASES_EXACT;
+        } else {
+            socket.send_base = write_seq;
+            socket.receive_base = read_before;
+        }
+        // The kernel's counters are 64 bit wide, but a sequence number tells the low 32 bits of a position.
+        socket.streams[Direction::Send as usize].state.position =
+            u64::from(write_seq.wrapping_sub(socket.send_base));
+        socket.streams[Direction::Receive as usize].state.position =
+            u64::from(read_before.wrapping_sub(socket.receive_base));
+    }
+    if is_unix {
+        socket.unix_peer = sock::unix_peer(sk);
+    }
+    if !store(sk, &scratch.socket) {
+        return 0;
+    }
+    if let Some(socket) = find(sk) {
+        open(socket, sk, scratch.work.time_ns);
+    }
+    1
+}
+
+/// Writes the `Open` record of a connection, once.
+#[inline(never)]
+pub(crate) fn open(socket: &mut Socket, sk: u64, time_ns: u64) {
+    if socket.has(flags::OPENED) || socket.policy == PolicyKind::Ignore as u8 {
+        return;
+    }
+    socket.flags |= flags::OPENED;
+    let identity = Identity::from_word(socket.identity);
+    let mut record = Open {
+        header: emit::header(Kind::Open, size_of::<Open>(), time_ns, socket.connection),
+        pid_tgid: socket.opener,
+        process_start_ns: socket.opener_start,
+        connect_start_ns: socket.connect_start_ns,
+        local_address: [0; 16],
+        peer_address: [0; 16],
+        local_port: identity.local_port,
+        peer_port: identity.peer_port,
+        family: identity.family,
+        protocol: identity.protocol,
+        network_namespace: sock::network_namespace(sk),
+        role: socket.role,
+        origin: socket.origin,
+        reserved: [0; 2],
+        send_base: socket.send_base,
+        receive_base: socket.receive_base,
+        socket: sk,
+    };
+    sock::addresses(
+        sk,
+        identity.family,
+        &mut record.local_address,
+        &mut record.peer_address,
+    );
+    if !emit::record(&record) {
+        socket.dropped = socket.dropped.wrapping_add(1);
+    }
+}
+
+/// Ends a connection: closes its request, writes `Close`, deletes what it left in maps.
+#[inline(never)]
+pub(crate) fn close(sk: u64, reason: CloseReason) {
+    let Some(socket) = find(sk) else {
+        return;
+    };
+    let time_ns = now();
+    let identity = Identity::from_word(socket.identity);
+    if !socket.has(flags::COUNTED) && identity.family != AF_UNIX && !socket.has(flags::CONNECTING) {
+        unwrap(socket, sock::write_seq(sk), sock::copied_seq(sk));
+    }
+    context::abandon(sk, socket);
+    context::forget_handover(socket);
+    if socket.has(flags::OPENED) {
+        let error = sock::error(sk);
+        let reason = if error != 0 && matches!(reason, CloseReason::Closed) {
+            CloseReason::Error
+        } else {
+            reason
+        };
+        emit::record(&Close {
+            header: emit::header(Kind::Close, size_of::<Close>(), time_ns, socket.connection),
+            sent: final_state(&socket.streams[Direction::Send as usize]),
+            received: final_state(&socket.streams[Direction::Receive as usize]),
+            error,
+            dropped: socket.dropped,
+            reason: reason as u8,
+            reserved: [0; 7],
+        });
+    }
+    for direction in 0..2u64 {
+        let phase = socket.streams[direction as usize].phase;
+        if phase == Phase::Head as u8 {
+            let _ = HEADS.remove(HeadKey { sk, direction });
+        }
+    }
+    let _ = SOCKETS.remove(sk);
+}
+
+#[inline(always)]
+fn final_state(stream: &Stream) -> StreamState {
+    let mut state = stream.state;
+    if stream.tail_end != state.position {
+        state.tail = [0; 2];
+    }
+    emit::state(&state)
+}
+
+/// Brings both positions up to the sequence numbers.
+#[inline(always)]
+pub(crate) fn unwrap(socket: &mut Socket, write_seq: u32, copied_seq: u32) {
+    let (send_base, receive_base) = (socket.send_base, socket.receive_base);
+    let [receive, send] = &mut socket.streams;
+    advance(&mut send.state.position, send_base, write_seq);
+    advance(&mut receive.state.position, receive_base, copied_seq);
+}
+
+/// Moves a 64-bit position to the nearest one with the low 32 bits of `sequence - base`.
+#[inline(always)]
+fn advance(position: &mut u64, base: u32, sequence: u32) {
+    let delta = sequence.wrapping_sub(base).wrapping_sub(*position as u32) as i32;
+    *position = position.wrapping_add(i64::from(delta) as u64);
+}

@@ -1,0 +1,351 @@
+//! Who serves which request: threads, open requests, forwarded identities, and the records that one end leaves for the other.
+//!
+//! Input: requests that open and close, and what threads do. Output: the entries of `THREADS`, `FORWARDS` and `HANDOVERS`. Which of several
+//! requests is the parent is [`crate::decide`].
+
+use core::arch::asm;
+
+use agent_common::abi::Counter;
+
+use crate::{
+    conn::{Request, Socket, find, flags, request_flags},
+    globals::{fault, faulty},
+    kernel::task,
+    maps::{FORWARDS, HANDOVERS, THREADS, count},
+    scratch::Work,
+};
+
+/// A request older than this is no parent any more.
+pub(crate) const REQUEST_LIFETIME_NS: u64 = 300_000_000_000;
+
+/// Value of `THREADS`.
+///
+/// `open`, `sum` and `process_open` are changed by other threads too, so only by atomic additions without a result: those 5.10 has.
+#[derive(Clone, Copy, Default)]
+#[repr(C)]
+pub(crate) struct Thread {
+    /// Start of the thread: a reused id has another.
+    pub(crate) start: u64,
+    /// Open requests whose heads this thread completed.
+    pub(crate) open: u64,
+    /// Sum of the keys of their sockets: with one open request it is that one's key.
+    pub(crate) sum: u64,
+    /// Open requests of the whole process, kept in the entry of its first thread.
+    pub(crate) process_open: u64,
+    /// How often the thread has gone to wait for events.
+    pub(crate) epoch: u64,
+    /// The epoch in which `reads` was counted.
+    pub(crate) read_epoch: u64,
+    /// Distinct requests it read something of in that epoch.
+    pub(crate) reads: u64,
+    /// The request read last, 0 when it is not known on whose behalf the thread works.
+    pub(crate) current_sk: u64,
+    pub(crate) current_position: u64,
+    /// The request that was open when the thread was cloned.
+    pub(crate) ancestor_sk: u64,
+    pub(crate) ancestor_position: u64,
+    /// 1: it has had several requests open at one time.
+    pub(crate) had_several: u64,
+}
+
+/// Key of `HANDOVERS`: the sender's base, the receiver's base (TCP sequence numbers; sock pointers for unix sockets), the position of the message.
+#[derive(Clone, Copy)]
+#[repr(C)]
+pub(crate) struct HandoverKey {
+    pub(crate) sender: u64,
+    pub(crate) receiver: u64,
+    pub(crate) position: u64,
+}
+
+/// Position of the record that marks a connection as the agent's own.
+pub(crate) const UNTRACED: u64 = u64::MAX;
+
+/// Value of `HANDOVERS`: the sender's decision.
+#[derive(Clone, Copy)]
+#[repr(C)]
+pub(crate) struct Handover {
+    pub(crate) trace_id: [u64; 2],
+    pub(crate) span_id: u64,
+    pub(crate) trace_flags: u64,
+}
+
+/// Key of `FORWARDS`.
+#[derive(Clone, Copy)]
+#[repr(C)]
+pub(crate) struct ForwardKey {
+    pub(crate) tgid: u64,
+    pub(crate) trace_id: [u64; 2],
+    pub(crate) span_id: u64,
+}
+
+/// Value of `FORWARDS`: the open server request that brought a context in.
+#[derive(Clone, Copy)]
+#[repr(C)]
+pub(crate) struct Forward {
+    pub(crate) sk: u64,
+    pub(crate) position: u64,
+    /// Open requests that brought the same context in.
+    pub(crate) requests: u64,
+}
+
+/// Adds to a counter that other CPUs change too.
+#[inline(always)]
+fn add(value: &u64, amount: u64) {
+    let value: *const u64 = value;
+    // SAFETY: an aligned u64 of a map entry; the instruction is BPF_XADD, which has no result and is there since Linux 3.
+    unsafe { asm!("lock *(u64 *)({0} + 0) += {1}", in(reg) value, in(reg) amount, options(nostack)) };
+}
+
+/// The entry of a thread, whoever that id belongs to now.
+#[inline(always)]
+pub(crate) fn thread(pid_tgid: u64) -> Option<&'static mut Thread> {
+    let thread = THREADS.get_ptr_mut(pid_tgid)?;
+    // SAFETY: entries are plain words; shared ones are changed by atomic additions only.
+    Some(unsafe { &mut *thread })
+}
+
+/// The running thread's entry, when it has one that is its own.
+#[inline(always)]
+pub(crate) fn current(work: &Work) -> Option<&'static mut Thread> {
+    let thread = thread(work.pid_tgid)?;
+    (thread.start == task::start(work.task)).then_some(thread)
+}
+
+/// The running thread's entry, made when there is none.
+#[inline(always)]
+fn current_or_new(work: &Work) -> Option<&'static mut Thread> {
+    let start = task::start(work.task);
+    if let Some(thread) = thread(work.pid_tgid)
+        && thread.start == start
+    {
+        return Some(thread);
+    }
+    let fresh = Thread {
+        start,
+        ..Thread::default()
+    };
+    if faulty(fault::THREADS_FULL) || THREADS.insert(work.pid_tgid, fresh, 0).is_err() {
+        count(Counter::ThreadsFull);
+        return None;
+    }
+    thread(work.pid_tgid)
+}
+
+/// Key of the entry in which a process counts its open requests: that of its first thread.
+#[inline(always)]
+fn leader(pid_tgid: u64) -> u64 {
+    let tgid = pid_tgid >> 32;
+    tgid << 32 | tgid
+}
+
+/// Notes that the running thread has read something of a request, or of a connection whose request is not known (`sk` 0).
+#[inline(always)]
+pub(crate) fn touch(thread: &mut Thread, sk: u64, position: u64) {
+    if thread.read_epoch != thread.epoch {
+        thread.read_epoch = thread.epoch;
+        thread.reads = 1;
+    } else if thread.current_sk != sk || thread.current_position != position || sk == 0 {
+        thread.reads = thread.reads.wrapping_add(1);
+    }
+    thread.current_sk = sk;
+    thread.current_position = position;
+}
+
+/// Opens the request that the running thread has just read the head of.
+#[inline(always)]
+pub(crate) fn open(work: &Work, socket: &mut Socket) {
+    let request = &mut socket.request;
+    request.flags |= request_flags::OPEN;
+    request.since_ns = work.time_ns;
+    request.owner = work.pid_tgid;
+    if task::is_worker(work.task) {
+        return;
+    }
+    let Some(thread) = current_or_new(work) else {
+        return;
+    };
+    request.owner_start = thread.start;
+    request.flags |= request_flags::OWNED;
+    if thread.open != 0 {
+        thread.had_several = 1;
+    }
+    thread.ancestor_sk = 0;
+    add(&thread.open, 1);
+    add(&thread.sum, work.sk);
+    touch(thread, work.sk, request.decision.position);
+    let leader = leader(work.pid_tgid);
+    if leader == work.pid_tgid {
+        add(&thread.process_open, 1);
+    } else {
+        count_process(leader, 1);
+    }
+}
+
+#[inline(always)]
+fn count_process(leader: u64, amount: u64) {
+    if let Some(entry) = thread(leader) {
+        add(&entry.process_open, amount);
+    } else if amount == 1 {
+        let fresh = Thread {
+            process_open: 1,
+            ..Thread::default()
+        };
+        if THREADS.insert(leader, fresh, 0).is_err() {
+            count(Counter::ThreadsFull);
+        }
+    }
+}
+
+/// Remembers the context that a request came with, so that it is known again when it is forwarded.
+#[inline(always)]
+pub(crate) fn remember_forward(work: &Work, request: &mut Request) {
+    let key = forward_key(work.pid_tgid, request.incoming_trace, request.incoming_span);
+    if let Some(forward) = FORWARDS.get_ptr_mut(key) {
+        // SAFETY: entries are plain words.
+        let forward = unsafe { &mut *forward };
+        add(&forward.requests, 1);
+        request.flags |= request_flags::FORWARDED;
+        return;
+    }
+    let forward = Forward {
+        sk: work.sk,
+        position: request.decision.position,
+        requests: 1,
+    };
+    if faulty(fault::FORWARDS_FULL) || FORWARDS.insert(key, forward, 0).is_err() {
+        count(Counter::ForwardsFull);
+        return;
+    }
+    request.flags |= request_flags::FORWARDED;
+}
+
+#[inline(always)]
+pub(crate) fn forward_key(pid_tgid: u64, trace_id: [u64; 2], span_id: u64) -> ForwardKey {
+    ForwardKey {
+        tgid: pid_tgid >> 32,
+        trace_id,
+        span_id,
+    }
+}
+
+/// Closes the open request of a connection.
+#[inline(never)]
+pub(crate) fn close(sk: u64, socket: &mut Socket) {
+    let request = &mut socket.request;
+    let before = request.flags;
+    request.flags = 0;
+    if before & request_flags::OWNED != 0 {
+        if let Some(thread) = thread(request.owner)
+            && thread.start == request.owner_start
+            && thread.open != 0
+        {
+            add(&thread.open, 1u64.wrapping_neg());
+            add(&thread.sum, sk.wrapping_neg());
+        }
+        let leader = leader(request.owner);
+        if let Some(entry) = thread(leader)
+            && entry.process_open != 0
+        {
+            add(&entry.process_open, 1u64.wrapping_neg());
+        }
+    }
+    if before & request_flags::FORWARDED != 0 {
+        let key = forward_key(request.owner, request.incoming_trace, request.incoming_span);
+        if let Some(forward) = FORWARDS.get_ptr_mut(key) {
+            // SAFETY: entries are plain words.
+            let forward = unsafe { &mut *forward };
+            if forward.requests <= 1 {
+                let _ = FORWARDS.remove(key);
+            } else {
+                // Which of them is left is not known: the entry stays ambiguous until the last one is gone.
+                forward.position = u64::MAX;
+                add(&forward.requests, 1u64.wrapping_neg());
+            }
+        }
+    }
+}
+
+/// Closes the request of a connection that ends before it was answered.
+#[inline(always)]
+pub(crate) fn abandon(sk: u64, socket: &mut Socket) {
+    if socket.request.flags & request_flags::OPEN != 0 {
+        count(Counter::RequestsAbandoned);
+        close(sk, socket);
+    }
+}
+
+/// The key under which this end leaves a record for what it sends at `position`.
+#[inline(always)]
+pub(crate) fn sending_key(sk: u64, socket: &Socket, position: u64) -> HandoverKey {
+    if socket.unix_peer != 0 {
+        return HandoverKey {
+            sender: sk,
+            receiver: socket.unix_peer,
+            position,
+        };
+    }
+    HandoverKey {
+        sender: u64::from(socket.send_base),
+        receiver: u64::from(socket.receive_base),
+        position,
+    }
+}
+
+/// The key under which the other end has left a record for what this end reads at `position`.
+#[inline(always)]
+pub(crate) fn receiving_key(sk: u64, socket: &Socket, position: u64) -> HandoverKey {
+    let HandoverKey {
+        sender, receiver, ..
+    } = sending_key(sk, socket, position);
+    HandoverKey {
+        sender: receiver,
+        receiver: sender,
+        position,
+    }
+}
+
+/// Leaves a record; false when there is no room.
+#[inline(always)]
+pub(crate) fn hand_over(key: HandoverKey, handover: Handover) -> bool {
+    if faulty(fault::NO_HANDOVER) {
+        return false;
+    }
+    if faulty(fault::HANDOVERS_FULL) || HANDOVERS.insert(key, handover, 0).is_err() {
+        count(Counter::HandoversFull);
+        return false;
+    }
+    count(Counter::HandoversStored);
+    true
+}
+
+/// Takes a record that the other end has left.
+#[inline(always)]
+pub(crate) fn take_over(key: HandoverKey) -> Option<Handover> {
+    let found = HANDOVERS.get_ptr(key)?;
+    // SAFETY: entries are plain words, and this reader is the one that deletes.
+    let handover = unsafe { *found };
+    let _ = HANDOVERS.remove(key);
+    count(Counter::HandoversFound);
+    Some(handover)
+}
+
+/// Deletes the record of a connection's last request, which nobody has taken.
+#[inline(always)]
+pub(crate) fn forget_handover(socket: &mut Socket) {
+    if socket.has(flags::HANDED_OVER) && socket.unix_peer == 0 {
+        socket.flags &= !flags::HANDED_OVER;
+        let key = sending_key(0, socket, socket.request.decision.position);
+        let _ = HANDOVERS.remove(key);
+    }
+}
+
+/// The open request at this sock and position, when it may be a parent.
+#[inline(always)]
+pub(crate) fn open_request(sk: u64, position: u64, now_ns: u64) -> Option<&'static Socket> {
+    let socket = find(sk)?;
+    let request = &socket.request;
+    let usable = request.flags & (request_flags::OPEN | request_flags::SEVERAL) == request_flags::OPEN
+        && request.decision.position == position
+        && now_ns.wrapping_sub(request.since_ns) < REQUEST_LIFETIME_NS;
+    usable.then_some(socket)
+}

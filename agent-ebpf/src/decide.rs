@@ -1,0 +1,384 @@
+//! Decisions: ids and parent of the request whose head has just been completed.
+//!
+//! Input: the head in scratch, the connection, the running thread. Output: the decision in scratch and in the connection's request, and the
+//! records it leaves. The choices themselves are [`agent_common::wire::decide`].
+
+use agent_common::{
+    abi::{Counter, Decision, Method, Origin, Role, Source, decision_flags},
+    wire::{
+        decide::{self, Cause, Context, Situation},
+        sampling,
+        scan::{Head, head_flags},
+        traceparent,
+    },
+};
+
+use crate::{
+    conn::{Request, Socket, flags, request_flags},
+    context::{self, Handover, Thread},
+    globals::{fault, faulty, global},
+    kernel::task,
+    maps::{FORWARDS, RUNTIMES, count},
+    scratch::{self, Work},
+};
+
+/// Bit of a value in `RUNTIMES`: the process finishes each callback before the next read.
+const CALLBACK_ORDERED: u32 = 1;
+
+/// The context in a head.
+#[inline(always)]
+fn header_context(head: &Head) -> Option<Context> {
+    if head.flags & head_flags::TRACEPARENT == 0 {
+        return None;
+    }
+    Some(Context {
+        trace_id: head.trace_id,
+        span_id: head.span_id,
+        flags: u64::from(head.trace_flags),
+    })
+}
+
+#[inline(always)]
+fn words(trace_id: [u8; 16]) -> [u64; 2] {
+    let [a, b, c, d, e, f, g, h, i, j, k, l, m, n, o, p] = trace_id;
+    [
+        u64::from_ne_bytes([a, b, c, d, e, f, g, h]),
+        u64::from_ne_bytes([i, j, k, l, m, n, o, p]),
+    ]
+}
+
+#[inline(always)]
+fn bytes(words: [u64; 2]) -> [u8; 16] {
+    let ([a, b, c, d, e, f, g, h], [i, j, k, l, m, n, o, p]) =
+        (words[0].to_ne_bytes(), words[1].to_ne_bytes());
+    [a, b, c, d, e, f, g, h, i, j, k, l, m, n, o, p]
+}
+
+/// Fills the decision in scratch: a child of `context`, or a root.
+#[inline(always)]
+fn fill(work: &mut Work, context: Option<Context>) {
+    let span_id = scratch::random(work);
+    let (trace_id, parent, trace_flags) = match context {
+        Some(context) => (context.trace_id, context.span_id, context.flags as u8),
+        None => {
+            let trace_id = [scratch::random(work), scratch::random(work)];
+            let sampled = sampling::is_sampled(&bytes(trace_id), global!(SAMPLE_THRESHOLD));
+            let sampled = if sampled { traceparent::FLAG_SAMPLED } else { 0 };
+            (trace_id, 0, sampled | traceparent::FLAG_RANDOM)
+        }
+    };
+    work.decision = Decision {
+        position: work.message_start,
+        trace_id: bytes(trace_id),
+        span_id: span_id.to_ne_bytes(),
+        parent_span_id: parent.to_ne_bytes(),
+        parent_connection: 0,
+        parent_position: 0,
+        stream: 0,
+        direction: work.direction as u8,
+        source: Source::Root as u8,
+        method: Method::None as u8,
+        confidence: 0,
+        trace_flags,
+        decision_flags: 0,
+        open_requests: 0,
+        reserved: [0; 5],
+    };
+}
+
+#[inline(always)]
+fn duplicate_flag(head: &Head) -> u8 {
+    if head.flags & head_flags::TRACEPARENT_BAD != 0 {
+        count(Counter::TraceparentMalformed);
+    }
+    if head.flags & head_flags::TRACEPARENT_TWICE != 0 {
+        decision_flags::DUPLICATE_TRACEPARENT
+    } else {
+        0
+    }
+}
+
+/// Decides the request that the running thread has read, and opens it.
+#[inline(never)]
+pub(crate) fn server(work: &mut Work, socket: &mut Socket) {
+    let header = header_context(&work.head);
+    let record = if socket.has(flags::BASES_EXACT) {
+        let key = context::receiving_key(work.sk, socket, work.message_start);
+        context::take_over(key).map(|handover| Context {
+            trace_id: handover.trace_id,
+            span_id: handover.span_id,
+            flags: handover.trace_flags,
+        })
+    } else {
+        None
+    };
+    let inherited = decide::server(record, header);
+    fill(work, inherited.context);
+    let decision = &mut work.decision;
+    decision.source = inherited.source as u8;
+    decision.confidence = if inherited.context.is_some() { 100 } else { 0 };
+    decision.decision_flags = inherited.flags | duplicate_flag(&work.head);
+    if inherited.flags & decision_flags::RECORD_DIFFERS != 0 {
+        count(Counter::RecordDiffers);
+    }
+
+    let several = socket.request.flags & request_flags::OPEN != 0;
+    if several {
+        context::close(work.sk, socket);
+    }
+    if socket.role == Role::Unknown as u8 {
+        socket.role = Role::Server as u8;
+    }
+    socket.request.decision = work.decision;
+    socket.request.parent_sk = 0;
+    socket.request.flags = if several { request_flags::SEVERAL } else { 0 };
+    if let Some(header) = header {
+        socket.request.incoming_trace = header.trace_id;
+        socket.request.incoming_span = header.span_id;
+        context::remember_forward(work, &mut socket.request);
+    }
+    context::open(work, socket);
+    count(Counter::ServerDecisions);
+}
+
+/// What the rules came to.
+struct Found {
+    parent: Option<&'static Socket>,
+    parent_sk: u64,
+    method: Method,
+    ambiguous: bool,
+}
+
+const NOTHING: Found = Found {
+    parent: None,
+    parent_sk: 0,
+    method: Method::None,
+    ambiguous: false,
+};
+
+/// The request on whose behalf the running thread works, by rules 2 to 4.
+#[inline(always)]
+fn find_cause(work: &Work, thread: Option<&Thread>, socket: &Socket) -> Found {
+    let Some(thread) = thread else {
+        return NOTHING;
+    };
+    let first = !socket.has(flags::USED)
+        && socket.origin == Origin::Connect as u8
+        && socket.opener == work.pid_tgid;
+    let mut situation = Situation {
+        open: thread.open,
+        had_several: thread.had_several != 0,
+        first_after_connect: first,
+        connect_known: socket.connect_sk != 0,
+        epoch_reads: if thread.read_epoch == thread.epoch { thread.reads } else { 0 },
+        own_response_in_epoch: socket.response_thread == work.pid_tgid
+            && socket.response_epoch == thread.epoch.wrapping_add(1),
+        callback_ordered: false,
+        descends: thread.ancestor_sk != 0,
+        process_open: 0,
+    };
+    if situation.open > 1 && situation.epoch_reads > 1 {
+        let flags = RUNTIMES.get_ptr((work.pid_tgid >> 32) as u32);
+        // SAFETY: a word, written by user space only.
+        let flags = flags.map_or(0, |flags| unsafe { *flags });
+        situation.callback_ordered = flags & CALLBACK_ORDERED != 0;
+    }
+    if situation.descends && situation.open == 0 {
+        let tgid = work.pid_tgid >> 32;
+        situation.process_open =
+            context::thread(tgid << 32 | tgid).map_or(0, |leader| leader.process_open);
+    }
+    let mut cause = decide::cause(&situation);
+    if faulty(fault::WRONG_LINK) && matches!(cause, Cause::Several) {
+        cause = Cause::LastRead;
+    }
+    let (sk, position, method) = match cause {
+        Cause::Only(method) => (thread.sum, u64::MAX, method),
+        Cause::Connect => (socket.connect_sk, socket.connect_position, Method::Connect),
+        Cause::LastRead => (thread.current_sk, thread.current_position, Method::LastRead),
+        Cause::Ancestor => (
+            thread.ancestor_sk,
+            thread.ancestor_position,
+            Method::Descendant,
+        ),
+        Cause::Nothing => return NOTHING,
+        Cause::Several => {
+            return Found {
+                ambiguous: true,
+                ..NOTHING
+            };
+        }
+    };
+    let position = if position == u64::MAX {
+        match crate::conn::find(sk) {
+            Some(socket) if socket.request.owner == work.pid_tgid => {
+                socket.request.decision.position
+            }
+            _ => return Found { ambiguous: true, ..NOTHING },
+        }
+    } else {
+        position
+    };
+    let parent = context::open_request(sk, position, work.time_ns);
+    Found {
+        // A request that is over, or one of several on its connection: there was a cause, but it cannot be told.
+        ambiguous: parent.is_none(),
+        parent,
+        parent_sk: sk,
+        method,
+    }
+}
+
+/// The open request whose own context the outgoing head carries.
+#[inline(always)]
+fn find_forwarded(work: &Work, header: &Context) -> Found {
+    let key = context::forward_key(work.pid_tgid, header.trace_id, header.span_id);
+    let Some(forward) = FORWARDS.get_ptr(key) else {
+        return NOTHING;
+    };
+    // SAFETY: entries are plain words.
+    let forward = unsafe { *forward };
+    if forward.requests != 1 || forward.position == u64::MAX {
+        return Found {
+            ambiguous: true,
+            ..NOTHING
+        };
+    }
+    let parent = context::open_request(forward.sk, forward.position, work.time_ns);
+    Found {
+        ambiguous: parent.is_none(),
+        parent,
+        parent_sk: forward.sk,
+        method: Method::Forwarded,
+    }
+}
+
+/// The request that a call of the running thread would belong to now, as sock and position; `(0, 0)` for none.
+#[inline(always)]
+pub(crate) fn current_request(work: &Work, socket: &Socket) -> (u64, u64) {
+    if task::is_worker(work.task) {
+        return (0, 0);
+    }
+    let thread = context::current(work);
+    let found = find_cause(work, thread.as_deref(), socket);
+    match found.parent {
+        Some(parent) => (found.parent_sk, parent.request.decision.position),
+        None => (0, 0),
+    }
+}
+
+/// Decides the request that the running thread is about to send, and leaves a record for its receiver.
+#[inline(never)]
+pub(crate) fn client(work: &mut Work, socket: &mut Socket) {
+    context::forget_handover(socket);
+    let header = header_context(&work.head);
+    let thread = if task::is_worker(work.task) {
+        None
+    } else {
+        context::current(work)
+    };
+    let open = thread.as_deref().map_or(0, |thread| thread.open);
+    let mut found = NOTHING;
+    let mut forwarded = false;
+    if let Some(header) = &header {
+        found = find_forwarded(work, header);
+        forwarded = found.parent.is_some() || found.ambiguous;
+    }
+    if found.parent.is_none() {
+        found = find_cause(work, thread.as_deref(), socket);
+        if let (Some(parent), Some(header)) = (found.parent, &header) {
+            // The application speaks of another trace than the request it seems to serve: its word counts.
+            if words(parent.request.decision.trace_id) != header.trace_id {
+                found = NOTHING;
+            }
+        }
+    }
+    let own_context = header.is_some() && !forwarded;
+    let parent = if own_context { None } else { found.parent };
+    let context = match (parent, own_context) {
+        (Some(parent), _) => Some(parent_context(&parent.request)),
+        (None, true) => header,
+        (None, false) => None,
+    };
+    fill(work, context);
+    let decision = &mut work.decision;
+    decision.open_requests = if open > 255 { 255 } else { open as u8 };
+    decision.decision_flags = duplicate_flag(&work.head);
+    if header.is_some() {
+        decision.decision_flags |= decision_flags::HAS_TRACEPARENT;
+    }
+    if let Some(parent) = parent {
+        decision.source = Source::Causal as u8;
+        decision.method = found.method as u8;
+        decision.confidence = decide::confidence(found.method);
+        decision.parent_connection = parent.connection;
+        decision.parent_position = parent.request.decision.position;
+    } else if own_context {
+        decision.source = Source::Header as u8;
+        decision.confidence = 100;
+        decision.decision_flags |= decision_flags::APPLICATION_CONTEXT;
+    } else if found.ambiguous {
+        decision.decision_flags |= decision_flags::AMBIGUOUS;
+        count(Counter::LinksAmbiguous);
+    }
+
+    if socket.role == Role::Unknown as u8 {
+        socket.role = Role::Client as u8;
+    }
+    socket.flags |= flags::USED;
+    socket.request.parent_sk = if found.parent.is_some() { found.parent_sk } else { 0 };
+    if let Some(parent) = found.parent {
+        decision.parent_position = parent.request.decision.position;
+    }
+    if socket.has(flags::BASES_EXACT) {
+        let key = context::sending_key(work.sk, socket, work.message_start);
+        let handover = Handover {
+            trace_id: words(work.decision.trace_id),
+            span_id: u64::from_ne_bytes(work.decision.span_id),
+            trace_flags: u64::from(work.decision.trace_flags),
+        };
+        if context::hand_over(key, handover) {
+            work.decision.decision_flags |= decision_flags::PROPAGATED;
+            socket.flags |= flags::HANDED_OVER;
+        }
+    }
+    socket.request.decision = work.decision;
+    count(Counter::ClientDecisions);
+}
+
+#[inline(always)]
+fn parent_context(request: &Request) -> Context {
+    Context {
+        trace_id: words(request.decision.trace_id),
+        span_id: u64::from_ne_bytes(request.decision.span_id),
+        flags: u64::from(request.decision.trace_flags),
+    }
+}
+
+/// Repeats the decision of a send that is offered again: same position, same decision.
+#[inline(always)]
+pub(crate) fn repeat(work: &mut Work, socket: &Socket) {
+    work.decision = socket.request.decision;
+}
+
+/// Notes that the running thread has read bytes of this connection: what it does next may be on behalf of that connection's request.
+#[inline(never)]
+pub(crate) fn read(work: &Work, socket: &mut Socket, response: bool) {
+    let Some(thread) = context::current(work) else {
+        return;
+    };
+    if socket.role == Role::Server as u8 {
+        let position = socket.request.decision.position;
+        context::touch(thread, work.sk, position);
+        return;
+    }
+    let (sk, position) = (
+        socket.request.parent_sk,
+        socket.request.decision.parent_position,
+    );
+    context::touch(thread, sk, position);
+    if response {
+        socket.response_epoch = thread.epoch.wrapping_add(1);
+        socket.response_thread = work.pid_tgid;
+    }
+}

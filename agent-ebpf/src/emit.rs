@@ -1,0 +1,176 @@
+//! The only code that writes to the ring buffer.
+
+use agent_common::abi::{
+    ABI_VERSION, Counter, Decision, DecisionRecord, Header, Kind, PAYLOAD_BLOCK, Segment,
+    StreamState,
+};
+use aya_ebpf::helpers::generated::{
+    bpf_get_smp_processor_id, bpf_ringbuf_output, bpf_ringbuf_query,
+};
+
+use crate::{
+    globals::{fault, faulty},
+    maps::{EVENTS, EVENTS_BYTES, count},
+    scratch::{self, State, Work, bound},
+};
+
+const BPF_RB_NO_WAKEUP: u64 = 1;
+const BPF_RB_FORCE_WAKEUP: u64 = 2;
+const BPF_RB_AVAIL_DATA: u64 = 0;
+
+/// Records after which the fill level is looked at.
+const LOOK_EVERY: u64 = 64;
+/// Unread bytes that wake the reader.
+const WAKE_ABOVE: u64 = EVENTS_BYTES as u64 / 2;
+
+/// A record's header.
+#[inline(always)]
+pub(crate) fn header(kind: Kind, length: usize, time_ns: u64, connection: u64) -> Header {
+    Header {
+        kind: kind as u16,
+        version: ABI_VERSION,
+        length: length as u32,
+        time_ns,
+        connection,
+        position: 0,
+        // SAFETY: a helper without arguments.
+        cpu: unsafe { bpf_get_smp_processor_id() },
+        flags: 0,
+    }
+}
+
+/// Writes a record of fixed size without waking the reader; false when there is no room.
+#[inline(always)]
+pub(crate) fn record<T>(record: &T) -> bool {
+    output((&raw const *record).cast(), size_of::<T>() as u64, BPF_RB_NO_WAKEUP)
+}
+
+/// Writes a record and wakes the reader.
+#[inline(always)]
+pub(crate) fn urgent<T>(record: &T) -> bool {
+    output((&raw const *record).cast(), size_of::<T>() as u64, BPF_RB_FORCE_WAKEUP)
+}
+
+#[inline(always)]
+fn output(data: *const u8, length: u64, flags: u64) -> bool {
+    // SAFETY: the verifier checks that `length` bytes are there.
+    let failed = unsafe { bpf_ringbuf_output(ring(), data.cast_mut().cast(), length, flags) };
+    if failed != 0 {
+        count(Counter::RingFull);
+    }
+    failed == 0
+}
+
+#[inline(always)]
+fn ring() -> *mut core::ffi::c_void {
+    (&raw const EVENTS).cast_mut().cast()
+}
+
+/// A decision as a record of its own; false when there was no room.
+#[inline(never)]
+pub(crate) fn decision(work: &Work, position: u64) -> bool {
+    let mut header = header(
+        Kind::Decision,
+        size_of::<DecisionRecord>(),
+        work.time_ns,
+        work.connection,
+    );
+    header.position = position;
+    let sent = record(&DecisionRecord {
+        header,
+        pid_tgid: work.pid_tgid,
+        process_start_ns: work.process_start_ns,
+        decision: work.decision,
+    });
+    if sent {
+        count(Counter::Decisions);
+    }
+    sent
+}
+
+#[inline(always)]
+pub(crate) fn state(state: &State) -> StreamState {
+    let [high, low] = state.tail;
+    let (high, low) = (high.to_ne_bytes(), low.to_ne_bytes());
+    StreamState {
+        position: state.position,
+        last_time_ns: state.last_time_ns,
+        tail: [
+            high[0], high[1], high[2], high[3], high[4], high[5], high[6], high[7], low[0], low[1],
+            low[2], low[3], low[4], low[5], low[6], low[7],
+        ],
+    }
+}
+
+/// Completes the segment in the level's scratch and writes it with the first [`Work::ship`] bytes of its block. Returns 1 when it was written.
+///
+/// A global function: the verifier checks it once.
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub extern "C" fn ut_emit_segment(level: u32) -> u32 {
+    let Some(scratch) = scratch::get(level) else {
+        return 0;
+    };
+    let target = scratch.record().cast::<Segment>();
+    let work = &mut scratch.work;
+    let captured = if work.ship > PAYLOAD_BLOCK as u32 {
+        PAYLOAD_BLOCK as u32
+    } else {
+        work.ship
+    };
+    let length = size_of::<Segment>() as u64 + u64::from(captured);
+    let mut header = header(
+        Kind::Segment,
+        length as usize,
+        work.time_ns,
+        work.connection,
+    );
+    header.position = work.position + u64::from(work.block_offset);
+    header.flags = work.flags | work.record_flags;
+    // SAFETY: the record begins the scratch, which is larger than a segment.
+    let segment = unsafe { &mut *target };
+    segment.header = header;
+    segment.pid_tgid = work.pid_tgid;
+    segment.process_start_ns = work.process_start_ns;
+    segment.context_id = 0;
+    segment.length = work.length.wrapping_sub(work.block_offset);
+    segment.captured = captured;
+    segment.unreadable = work.unreadable;
+    segment.dropped = work.dropped;
+    segment.direction = work.direction as u8;
+    segment.slot = work.slot as u8;
+    segment.policy = work.policy as u8;
+    segment.context_kind = 0;
+    segment.head_length = work.head_length;
+    segment.own = state(&work.own);
+    segment.peer = state(&work.peer);
+    segment.decision = if work.slot == 0 {
+        Decision::default()
+    } else {
+        work.decision
+    };
+
+    work.emitted = work.emitted.wrapping_add(1);
+    let mut wake = BPF_RB_NO_WAKEUP;
+    if work.emitted & (LOOK_EVERY - 1) == 0 {
+        // SAFETY: the map is a ring buffer.
+        let unread = unsafe { bpf_ringbuf_query(ring(), BPF_RB_AVAIL_DATA) };
+        if unread > WAKE_ABOVE {
+            wake = BPF_RB_FORCE_WAKEUP;
+        }
+    }
+    let refused = faulty(fault::RING_FULL) && work.emitted & 15 == 0;
+    if refused {
+        count(Counter::RingFull);
+    }
+    let slot = work.slot;
+    if refused || !output(target.cast_const().cast(), bound(length), wake) {
+        work.dropped = work.dropped.wrapping_add(1);
+        return 0;
+    }
+    count(Counter::Segments);
+    if slot == agent_common::abi::SlotKind::Decision as u32 {
+        count(Counter::Decisions);
+    }
+    1
+}

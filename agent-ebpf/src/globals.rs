@@ -1,0 +1,79 @@
+//! Read-only globals: what the loader tells the programs before the verifier sees them.
+//!
+//! Input: the loader overwrites the initial values and freezes them, so the verifier knows each as a constant and leaves out the branches
+//! that cannot be taken. Output: one reader per global. Offsets of kernel struct members come from
+//! [`agent_common::kernel_fields`]; what stands here is configuration.
+
+agent_common::declare_kernel_globals!();
+
+/// Thread group id of the agent: its exec, fork and exit are not reported. 0 for none.
+#[unsafe(no_mangle)]
+pub static OWN_TGID: u32 = 0;
+
+/// 1: processes that user space has not examined are traced; 0: they are not.
+#[unsafe(no_mangle)]
+pub static SELECT_UNKNOWN: u32 = 1;
+
+/// 1: only connections with a port in `PORTS`, local or of the peer, are followed.
+#[unsafe(no_mangle)]
+pub static PORT_FILTER: u32 = 0;
+
+/// A root is sampled when the low 56 bits of its trace id are at least this (0: all, 2^56: none).
+#[unsafe(no_mangle)]
+pub static SAMPLE_THRESHOLD: u64 = 0;
+
+/// Bytes behind a head that are shipped with it when the segment has no more than those; of longer rests 64 are shipped. At most 2048.
+#[unsafe(no_mangle)]
+pub static HEAD_EXTRA: u32 = 256;
+
+/// Index of `inet_csk_accept`'s return value in the context of its fexit program: its number of arguments (4 before Linux 6.10, then 2).
+#[unsafe(no_mangle)]
+pub static N_ARGS_ACCEPT: u32 = 4;
+
+/// Losses that tests force: bits of [`fault`].
+#[unsafe(no_mangle)]
+pub static FAULT: u32 = 0;
+
+/// 1: exceptional refusals are logged through `AYA_LOGS`.
+#[unsafe(no_mangle)]
+pub static LOG: u32 = 0;
+
+/// Bits of [`FAULT`].
+pub mod fault {
+    /// The ring buffer takes nothing of every 16th record.
+    pub const RING_FULL: u32 = 1;
+    /// `SOCKETS` has no room.
+    pub const SOCKETS_FULL: u32 = 1 << 1;
+    /// `THREADS` has no room.
+    pub const THREADS_FULL: u32 = 1 << 2;
+    /// `HEADS` has no room.
+    pub const HEADS_FULL: u32 = 1 << 3;
+    /// `HANDOVERS` has no room.
+    pub const HANDOVERS_FULL: u32 = 1 << 4;
+    /// `FORWARDS` has no room.
+    pub const FORWARDS_FULL: u32 = 1 << 5;
+    /// Scratch is busy.
+    pub const SCRATCH_BUSY: u32 = 1 << 6;
+    /// User memory cannot be read.
+    pub const UNREADABLE: u32 = 1 << 7;
+    /// Ambiguous links are made all the same, to the request read last: the negative control of the causality rules.
+    pub const WRONG_LINK: u32 = 1 << 8;
+    /// Same-kernel records are not stored: the negative control of the hand-over.
+    pub const NO_HANDOVER: u32 = 1 << 9;
+}
+
+/// Reads a global: volatile, because the value that the compiler sees is not the one that the program will see.
+macro_rules! global {
+    ($name:ident) => {{
+        // SAFETY: a static of a plain integer type, never written after loading.
+        unsafe { core::ptr::read_volatile(&raw const $crate::globals::$name) }
+    }};
+}
+
+pub(crate) use global;
+
+/// Whether a test asked for this loss.
+#[inline(always)]
+pub(crate) fn faulty(bit: u32) -> bool {
+    global!(FAULT) & bit != 0
+}

@@ -1,0 +1,5 @@
+//! Entry functions, one file per family of attach points. Each reads its arguments, calls one function and returns.
+
+pub(crate) mod inet;
+pub(crate) mod process;
+pub(crate) mod state;

@@ -1,0 +1,86 @@
+//! Processes and threads: tracepoints `sched_process_exec(task, old_pid, bprm)`, `sched_process_exit(task)` and
+//! `sched_process_fork(parent, child)` (include/trace/events/sched.h).
+
+use agent_common::abi::{Exec, Exit, Fork, Kind};
+use aya_ebpf::{macros::btf_tracepoint, programs::BtfTracePointContext};
+
+use crate::{
+    conn, emit,
+    globals::global,
+    kernel::{field, task},
+    maps::THREADS,
+    select,
+};
+
+#[btf_tracepoint(function = "sched_process_exec")]
+pub fn sched_process_exec(ctx: BtfTracePointContext) -> i32 {
+    exec(ctx.arg(0));
+    0
+}
+
+#[btf_tracepoint(function = "sched_process_exit")]
+pub fn sched_process_exit(ctx: BtfTracePointContext) -> i32 {
+    exit(ctx.arg(0));
+    0
+}
+
+#[btf_tracepoint(function = "sched_process_fork")]
+pub fn sched_process_fork(ctx: BtfTracePointContext) -> i32 {
+    fork(ctx.arg(0), ctx.arg(1));
+    0
+}
+
+#[inline(always)]
+fn tgid(task: u64) -> u32 {
+    field::read(task, global!(O_TASK_STRUCT_TGID))
+}
+
+#[inline(always)]
+fn pid(task: u64) -> u32 {
+    field::read(task, global!(O_TASK_STRUCT_PID))
+}
+
+#[inline(always)]
+fn exec(task: u64) {
+    let own = tgid(task);
+    if own == global!(OWN_TGID) {
+        return;
+    }
+    // What was decided about the old program does not hold for the new one.
+    select::forget(own);
+    let parent: u64 = field::read(task, global!(O_TASK_STRUCT_REAL_PARENT));
+    emit::urgent(&Exec {
+        header: emit::header(Kind::Exec, size_of::<Exec>(), conn::now(), 0),
+        process_start_ns: task::process_start(task),
+        tgid: own,
+        parent_tgid: tgid(parent),
+    });
+}
+
+#[inline(always)]
+fn exit(task: u64) {
+    let (tgid, pid) = (tgid(task), pid(task));
+    let _ = THREADS.remove(u64::from(tgid) << 32 | u64::from(pid));
+    if tgid != pid {
+        return;
+    }
+    emit::record(&Exit {
+        header: emit::header(Kind::Exit, size_of::<Exit>(), conn::now(), 0),
+        process_start_ns: task::process_start(task),
+        tgid,
+        exit_code: field::read(task, global!(O_TASK_STRUCT_EXIT_CODE)),
+    });
+}
+
+#[inline(always)]
+fn fork(parent: u64, child: u64) {
+    let (parent_tgid, child_tgid) = (tgid(parent), tgid(child));
+    if parent_tgid != child_tgid {
+        emit::record(&Fork {
+            header: emit::header(Kind::Fork, size_of::<Fork>(), conn::now(), 0),
+            process_start_ns: task::process_start(child),
+            tgid: child_tgid,
+            parent_tgid,
+        });
+    }
+}

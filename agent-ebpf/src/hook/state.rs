@@ -1,0 +1,200 @@
+//! Birth and death of internet connections: `inet_sock_set_state(sk, oldstate, newstate)` (include/trace/events/sock.h), the return of
+//! `inet_csk_accept`, and `inet_sock_destruct(sk)`.
+
+use core::arch::asm;
+
+use agent_common::abi::{CloseReason, Origin, Role, Verdict};
+use aya_ebpf::{
+    EbpfContext,
+    macros::{btf_tracepoint, fentry, fexit},
+    programs::{BtfTracePointContext, FEntryContext, FExitContext},
+};
+
+use crate::{
+    conn::{self, flags},
+    context::{self, Handover, UNTRACED},
+    decide,
+    globals::global,
+    kernel::{
+        sock::{self, IPPROTO_MPTCP, IPPROTO_TCP, TCP_CLOSE, TCP_ESTABLISHED, TCP_SYN_SENT},
+        task,
+    },
+    scratch, select,
+};
+
+// since Linux 4.16
+#[btf_tracepoint(function = "inet_sock_set_state")]
+pub fn inet_sock_set_state(ctx: BtfTracePointContext) -> i32 {
+    let (old, new): (i32, i32) = (ctx.arg(1), ctx.arg(2));
+    set_state(ctx.arg(0), old as u8, new as u8);
+    0
+}
+
+#[fexit(function = "inet_csk_accept")]
+pub fn inet_csk_accept_exit(ctx: FExitContext) -> i32 {
+    // Two loads that LLVM cannot make one of: an offset that is not constant is refused for a context.
+    let child: *const u8;
+    if global!(N_ARGS_ACCEPT) == 4 {
+        // SAFETY: a load of the fifth word of the context, where the verifier allows it.
+        unsafe { asm!("{0} = *(u64 *)({1} + 32)", out(reg) child, in(reg) ctx.as_ptr(), options(readonly, nostack)) };
+    } else {
+        // SAFETY: likewise, of the third word.
+        unsafe { asm!("{0} = *(u64 *)({1} + 16)", out(reg) child, in(reg) ctx.as_ptr(), options(readonly, nostack)) };
+    }
+    accepted(child);
+    0
+}
+
+#[fentry(function = "inet_sock_destruct")]
+pub fn inet_sock_destruct_enter(ctx: FEntryContext) -> i32 {
+    let sk: u64 = ctx.arg(0);
+    conn::close(sk, CloseReason::Closed);
+    0
+}
+
+#[inline(always)]
+fn set_state(sk: *const u8, old: u8, new: u8) {
+    if new == TCP_SYN_SENT {
+        connecting(sk);
+    } else if new == TCP_ESTABLISHED && old == TCP_SYN_SENT {
+        established(sk as u64);
+    } else if new == TCP_CLOSE {
+        closed(sk as u64, old);
+    }
+}
+
+/// In the context of the task that calls connect().
+#[inline(always)]
+fn connecting(sk: *const u8) {
+    let pid_tgid = task::pid_tgid();
+    let verdict = select::verdict(pid_tgid);
+    let own = verdict == Verdict::Own as u8;
+    if !own && !select::is_selected(pid_tgid) {
+        return;
+    }
+    let identity = sock::identity(sk);
+    let address = sk as u64;
+    if (identity.protocol != IPPROTO_TCP && identity.protocol != IPPROTO_MPTCP)
+        || (identity.protocol == IPPROTO_TCP && sock::has_upper_layer(address))
+    {
+        return;
+    }
+    let Some((_level, scratch)) = scratch::acquire() else {
+        return;
+    };
+    let work = &mut scratch.work;
+    work.time_ns = conn::now();
+    work.pid_tgid = pid_tgid;
+    work.task = task::current();
+    work.process_start_ns = task::process_start(work.task);
+    work.sk = address;
+    work.identity = identity.word();
+    if task::is_kernel_thread(work.task) {
+        scratch::release(scratch);
+        return;
+    }
+    let time_ns = work.time_ns;
+    let socket = conn::stage(scratch, Origin::Connect, Role::Client);
+    socket.connect_start_ns = time_ns;
+    socket.flags |= flags::CONNECTING;
+    if own {
+        socket.flags |= flags::OWN;
+        socket.policy = agent_common::abi::PolicyKind::Ignore as u8;
+    } else {
+        let (sk, position) = decide::current_request(&scratch.work, &scratch.socket);
+        scratch.socket.connect_sk = sk;
+        scratch.socket.connect_position = position;
+    }
+    conn::store(address, &scratch.socket);
+    scratch::release(scratch);
+}
+
+/// The handshake of a connection of ours is done; mostly in a soft interrupt.
+#[inline(always)]
+fn established(sk: u64) {
+    let Some(socket) = conn::find(sk) else {
+        return;
+    };
+    socket.flags &= !flags::CONNECTING;
+    // The local port was chosen after SYN_SENT for an unbound socket.
+    if !socket.has(flags::COUNTED) {
+        socket.send_base = sock::write_seq(sk);
+        socket.receive_base = sock::copied_seq(sk);
+        socket.flags |= flags::BASES_EXACT;
+    }
+    socket.identity = sock::identity_of(sk).word();
+    if socket.has(flags::OWN) {
+        let key = context::sending_key(sk, socket, UNTRACED);
+        context::hand_over(
+            key,
+            Handover {
+                trace_id: [0; 2],
+                span_id: 0,
+                trace_flags: 0,
+            },
+        );
+        return;
+    }
+    conn::open(socket, sk, conn::now());
+}
+
+/// In the context of the task that calls accept().
+#[inline(always)]
+fn accepted(child: *const u8) {
+    let pid_tgid = task::pid_tgid();
+    if child.is_null() || !select::is_selected(pid_tgid) {
+        return;
+    }
+    let sk = child as u64;
+    let identity = sock::identity_of(sk);
+    if identity.protocol != IPPROTO_TCP || sock::has_upper_layer(sk) {
+        return;
+    }
+    let Some((_level, scratch)) = scratch::acquire() else {
+        return;
+    };
+    let work = &mut scratch.work;
+    work.time_ns = conn::now();
+    work.pid_tgid = pid_tgid;
+    work.task = task::current();
+    work.process_start_ns = task::process_start(work.task);
+    work.sk = sk;
+    work.identity = identity.word();
+    let time_ns = work.time_ns;
+    if !task::is_kernel_thread(work.task) {
+        let socket = conn::stage(scratch, Origin::Accept, Role::Server);
+        socket.send_base = sock::write_seq(sk);
+        socket.receive_base = sock::copied_seq(sk);
+        socket.flags |= flags::BASES_EXACT;
+        let mark = context::receiving_key(sk, socket, UNTRACED);
+        if context::take_over(mark).is_some() {
+            socket.policy = agent_common::abi::PolicyKind::Ignore as u8;
+        }
+        if conn::store(sk, &scratch.socket)
+            && let Some(socket) = conn::find(sk)
+        {
+            conn::open(socket, sk, time_ns);
+        }
+    }
+    scratch::release(scratch);
+}
+
+/// The connection is over, unless there are bytes that a process may still read.
+#[inline(always)]
+fn closed(sk: u64, old: u8) {
+    let Some(socket) = conn::find(sk) else {
+        return;
+    };
+    if socket.has(flags::CONNECTING) {
+        socket.identity = sock::identity_of(sk).word();
+        if !socket.has(flags::OWN) {
+            conn::open(socket, sk, conn::now());
+        }
+        conn::close(sk, CloseReason::ConnectFailed);
+        return;
+    }
+    let _ = old;
+    if socket.has(flags::COUNTED) || sock::is_drained(sk) || sock::is_orphan(sk) {
+        conn::close(sk, CloseReason::Closed);
+    }
+}

@@ -1,0 +1,54 @@
+//! The running task.
+
+use aya_ebpf::helpers::generated::{bpf_get_current_pid_tgid, bpf_get_current_task};
+
+use super::field;
+use crate::globals::global;
+
+/// `PF_IO_WORKER | PF_KTHREAD` (include/linux/sched.h): the thread works for another one, or for the kernel.
+const PF_WORKER: u32 = 0x10 | 0x0020_0000;
+/// `PF_KTHREAD`.
+const PF_KTHREAD: u32 = 0x0020_0000;
+
+/// Thread group id << 32 | thread id of the running task.
+#[inline(always)]
+pub(crate) fn pid_tgid() -> u64 {
+    // SAFETY: a helper without arguments.
+    unsafe { bpf_get_current_pid_tgid() }
+}
+
+/// Address of the running task.
+#[inline(always)]
+pub(crate) fn current() -> u64 {
+    // SAFETY: a helper without arguments.
+    unsafe { bpf_get_current_task() }
+}
+
+/// Start of the thread, nanoseconds since boot.
+#[inline(always)]
+pub(crate) fn start(task: u64) -> u64 {
+    field::read(task, global!(O_TASK_STRUCT_START_BOOTTIME))
+}
+
+/// Start of the thread group, nanoseconds since boot.
+#[inline(always)]
+pub(crate) fn process_start(task: u64) -> u64 {
+    start(field::read(task, global!(O_TASK_STRUCT_GROUP_LEADER)))
+}
+
+/// Whether the task is a worker of io_uring or of the kernel: what it does says nothing about who wanted it.
+#[inline(always)]
+pub(crate) fn is_worker(task: u64) -> bool {
+    flags(task) & PF_WORKER != 0
+}
+
+/// Whether the task is a kernel thread.
+#[inline(always)]
+pub(crate) fn is_kernel_thread(task: u64) -> bool {
+    flags(task) & PF_KTHREAD != 0
+}
+
+#[inline(always)]
+fn flags(task: u64) -> u32 {
+    field::read(task, global!(O_TASK_STRUCT_FLAGS))
+}

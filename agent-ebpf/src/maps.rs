@@ -1,0 +1,78 @@
+//! The maps, with their sizes and what they cost. Who writes each and who deletes its entries stands in ARCHITECTURE.md.
+
+use agent_common::abi::{Counter, LIVE_BATCH, LiveRequest, Policy, SELECTION_WORDS};
+use aya_ebpf::{
+    macros::map,
+    maps::{Array, HashMap, PerCpuArray, RingBuf},
+};
+
+use crate::{
+    conn::Socket,
+    context::{Forward, ForwardKey, Handover, HandoverKey, Thread},
+    scratch::{HeadKey, Scratch, UnfinishedHead},
+};
+
+/// Records for user space: 4 MiB unless the loader changes it.
+pub(crate) const EVENTS_BYTES: u32 = 4 << 20;
+/// Connections: 15 MB.
+pub(crate) const SOCKETS_MAX: u32 = 32_768;
+/// Policies set by user space: 2 MB.
+pub(crate) const POLICIES_MAX: u32 = 32_768;
+/// Threads that serve requests: 2.5 MB.
+pub(crate) const THREADS_MAX: u32 = 16_384;
+/// Heads cut by a segment boundary: 0.6 MB.
+pub(crate) const HEADS_MAX: u32 = 2_048;
+/// Same-kernel records: 2 MB.
+pub(crate) const HANDOVERS_MAX: u32 = 16_384;
+/// Forwarded identities: 2 MB.
+pub(crate) const FORWARDS_MAX: u32 = 16_384;
+/// Processes whose run-time system is known: 0.3 MB.
+pub(crate) const RUNTIMES_MAX: u32 = 4_096;
+/// One bit per port: 8 KiB.
+pub(crate) const PORT_WORDS: u32 = 1_024;
+
+#[map]
+pub(crate) static EVENTS: RingBuf = RingBuf::with_byte_size(EVENTS_BYTES, 0);
+#[map]
+pub(crate) static SOCKETS: HashMap<u64, Socket> = HashMap::with_max_entries(SOCKETS_MAX, 0);
+#[map]
+pub(crate) static POLICIES: HashMap<u64, Policy> = HashMap::with_max_entries(POLICIES_MAX, 0);
+#[map]
+pub(crate) static SELECTION: Array<u64> = Array::with_max_entries(SELECTION_WORDS, 0);
+#[map]
+pub(crate) static PORTS: Array<u64> = Array::with_max_entries(PORT_WORDS, 0);
+#[map]
+pub(crate) static THREADS: HashMap<u64, Thread> = HashMap::with_max_entries(THREADS_MAX, 0);
+#[map]
+pub(crate) static HEADS: HashMap<HeadKey, UnfinishedHead> =
+    HashMap::with_max_entries(HEADS_MAX, 0);
+#[map]
+pub(crate) static HANDOVERS: HashMap<HandoverKey, Handover> =
+    HashMap::with_max_entries(HANDOVERS_MAX, 0);
+#[map]
+pub(crate) static FORWARDS: HashMap<ForwardKey, Forward> =
+    HashMap::with_max_entries(FORWARDS_MAX, 0);
+#[map]
+pub(crate) static RUNTIMES: HashMap<u32, u32> = HashMap::with_max_entries(RUNTIMES_MAX, 0);
+#[map]
+pub(crate) static LIVE: Array<LiveRequest> = Array::with_max_entries(LIVE_BATCH, 0);
+#[map]
+pub(crate) static COUNTERS: PerCpuArray<u64> = PerCpuArray::with_max_entries(Counter::CAPACITY, 0);
+#[map]
+pub(crate) static SCRATCH: PerCpuArray<Scratch> =
+    PerCpuArray::with_max_entries(crate::scratch::LEVELS, 0);
+
+/// Moves a counter by one.
+#[inline(always)]
+pub(crate) fn count(counter: Counter) {
+    add(counter, 1);
+}
+
+/// Moves a counter.
+#[inline(always)]
+pub(crate) fn add(counter: Counter, amount: u64) {
+    if let Some(value) = COUNTERS.get_ptr_mut(counter as u32) {
+        // SAFETY: the entry belongs to this CPU; a program that interrupts this one may lose one step of a counter, nothing else.
+        unsafe { *value = (*value).wrapping_add(amount) };
+    }
+}

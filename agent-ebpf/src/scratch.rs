@@ -1,0 +1,226 @@
+//! Per-CPU staging: the record that is being built, and everything that one program run knows.
+//!
+//! One run takes a level with [`acquire`] and gives it back with [`release`]. Programs interrupt each other on one CPU (a task by a soft interrupt, or
+//! by another task where the kernel is preemptible); each nesting takes another level, and beyond the last there is none.
+//!
+//! Functions that the verifier shall check once, and not at each call, are global: they take the level and look the scratch up themselves.
+
+use core::arch::asm;
+
+use agent_common::{
+    abi::{Decision, PAYLOAD_BLOCK, Segment},
+    wire::scan::{self, Bytes, CARRY, Head, INDEX_MASK},
+};
+
+use crate::{
+    globals::{fault, faulty},
+    kernel::iter::Place,
+    maps::{SCRATCH, count},
+};
+
+/// Nesting levels.
+pub(crate) const LEVELS: u32 = 2;
+
+/// The bytes before index 0 of the scanner: the segment's fixed part without what the carry overlays.
+const LEAD: usize = size_of::<Segment>() - CARRY as usize;
+
+/// Key of `HEADS`.
+#[derive(Clone, Copy)]
+#[repr(C)]
+pub(crate) struct HeadKey {
+    pub(crate) sk: u64,
+    pub(crate) direction: u64,
+}
+
+/// Value of `HEADS`: a head whose end is still to come.
+#[derive(Clone, Copy)]
+#[repr(C)]
+pub(crate) struct UnfinishedHead {
+    pub(crate) head: Head,
+    pub(crate) carry: [u64; CARRY as usize / 8],
+}
+
+/// What one direction had seen, as words.
+#[derive(Clone, Copy, Default)]
+#[repr(C)]
+pub(crate) struct State {
+    pub(crate) position: u64,
+    pub(crate) last_time_ns: u64,
+    pub(crate) tail: [u64; 2],
+}
+
+/// What one program run knows of the send or receive it handles.
+#[repr(C)]
+pub(crate) struct Work {
+    pub(crate) busy: u64,
+    pub(crate) time_ns: u64,
+    pub(crate) pid_tgid: u64,
+    pub(crate) task: u64,
+    pub(crate) process_start_ns: u64,
+    pub(crate) sk: u64,
+    pub(crate) identity: u64,
+    pub(crate) write_seq: u32,
+    pub(crate) copied_seq: u32,
+    /// Bytes asked or read.
+    pub(crate) length: u32,
+    /// Segment flags of every record of this run.
+    pub(crate) flags: u32,
+    /// A [`Direction`](agent_common::abi::Direction).
+    pub(crate) direction: u32,
+    pub(crate) policy: u32,
+    pub(crate) place: Place,
+    pub(crate) connection: u64,
+    /// Position of the segment's first byte.
+    pub(crate) position: u64,
+    pub(crate) own: State,
+    pub(crate) peer: State,
+    /// Bytes of the segment that are dealt with.
+    pub(crate) cursor: u32,
+    /// Where in the segment the loaded block begins.
+    pub(crate) block_offset: u32,
+    /// Bytes in the block.
+    pub(crate) block_length: u32,
+    /// Bytes that could not be read behind them.
+    pub(crate) unreadable: u32,
+    /// Bytes of the block to ship.
+    pub(crate) ship: u32,
+    /// Segment flags of the next record alone.
+    pub(crate) record_flags: u32,
+    pub(crate) head_length: u32,
+    /// A [`SlotKind`](agent_common::abi::SlotKind).
+    pub(crate) slot: u32,
+    pub(crate) dropped: u32,
+    /// 1: the scan goes on with the head that [`Work::head`] holds.
+    pub(crate) continued: u32,
+    /// Index at which the scan begins.
+    pub(crate) scan_at: u32,
+    /// Index behind the head, when it ended.
+    pub(crate) scan_end: u32,
+    /// 1: a send of bytes that were offered before, whose decision stands.
+    pub(crate) repeated: u32,
+    pub(crate) decisions: u32,
+    pub(crate) message_start: u64,
+    pub(crate) head: Head,
+    pub(crate) decision: Decision,
+    pub(crate) random: u64,
+    pub(crate) emitted: u64,
+}
+
+/// One level.
+#[repr(C)]
+pub(crate) struct Scratch {
+    /// The record's beginning.
+    pub(crate) lead: [u64; LEAD / 8],
+    /// Carry, block, and as much as an index can reach: the scanner's index 0.
+    pub(crate) bytes: [u64; (INDEX_MASK as usize + 1 + 64) / 8],
+    pub(crate) work: Work,
+    pub(crate) unfinished: UnfinishedHead,
+    pub(crate) socket: crate::conn::Socket,
+}
+
+const _: () = assert!(LEAD % 8 == 0 && CARRY as usize + PAYLOAD_BLOCK <= INDEX_MASK as usize + 1);
+
+impl Scratch {
+    /// Where the record begins.
+    #[inline(always)]
+    pub(crate) fn record(&mut self) -> *mut u8 {
+        (&raw mut self.lead).cast()
+    }
+
+    /// The block's first byte.
+    #[inline(always)]
+    pub(crate) fn block(&mut self) -> *mut u8 {
+        self.record().wrapping_add(size_of::<Segment>())
+    }
+}
+
+/// The scanner's view of a level.
+pub(crate) struct View(*const u8);
+
+impl View {
+    #[inline(always)]
+    pub(crate) fn of(scratch: &Scratch) -> Self {
+        Self((&raw const scratch.bytes).cast())
+    }
+}
+
+impl Bytes for View {
+    #[inline(always)]
+    fn word(&self, index: u64) -> u64 {
+        let at = self.0.wrapping_add(bound(index) as usize);
+        let word: u64;
+        // SAFETY: the index is below 8192, and 64 more bytes follow; unaligned loads are allowed where the kernel's verifier allows them (x86-64, arm64).
+        unsafe { asm!("{0} = *(u64 *)({1} + 0)", out(reg) word, in(reg) at, options(readonly, nostack)) };
+        word
+    }
+
+    #[inline(always)]
+    fn bound(&self, index: u64) -> u64 {
+        bound(index)
+    }
+}
+
+/// `index & 8191`, in assembly because LLVM drops a mask where it believes that it knows the bound.
+#[inline(always)]
+pub(crate) fn bound(mut index: u64) -> u64 {
+    const { assert!(scan::INDEX_MASK == 8191) };
+    // SAFETY: one instruction without effects.
+    unsafe { asm!("{0} &= 8191", inout(reg) index, options(pure, nomem, nostack)) };
+    index
+}
+
+/// `length & 4095`, likewise.
+#[inline(always)]
+pub(crate) fn bound_block(mut length: u64) -> u64 {
+    // SAFETY: one instruction without effects.
+    unsafe { asm!("{0} &= 4095", inout(reg) length, options(pure, nomem, nostack)) };
+    length
+}
+
+/// The level's scratch.
+#[inline(always)]
+pub(crate) fn get(level: u32) -> Option<&'static mut Scratch> {
+    let scratch = SCRATCH.get_ptr_mut(level)?;
+    // SAFETY: the level belongs to this run until it is released.
+    Some(unsafe { &mut *scratch })
+}
+
+/// A free level.
+#[inline(always)]
+pub(crate) fn acquire() -> Option<(u32, &'static mut Scratch)> {
+    let refused = faulty(fault::SCRATCH_BUSY);
+    for level in 0..LEVELS {
+        let scratch = get(level)?;
+        if scratch.work.busy == 0 && !refused {
+            scratch.work.busy = 1;
+            return Some((level, scratch));
+        }
+    }
+    count(agent_common::abi::Counter::ScratchBusy);
+    None
+}
+
+/// Gives a level back.
+#[inline(always)]
+pub(crate) fn release(scratch: &mut Scratch) {
+    scratch.work.busy = 0;
+}
+
+/// A random word: splitmix64, seeded once per level from the kernel's generator. Ids must differ, not be secret.
+#[inline(always)]
+pub(crate) fn random(work: &mut Work) -> u64 {
+    use aya_ebpf::helpers::generated::bpf_get_prandom_u32;
+    if work.random == 0 {
+        // SAFETY: a helper without arguments.
+        let high = unsafe { bpf_get_prandom_u32() };
+        // SAFETY: as above.
+        let low = unsafe { bpf_get_prandom_u32() };
+        work.random = u64::from(high) << 32 ^ u64::from(low) ^ work.time_ns.rotate_left(20);
+    }
+    work.random = work.random.wrapping_add(0x9e37_79b9_7f4a_7c15);
+    let mut word = work.random;
+    word = (word ^ (word >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+    word = (word ^ (word >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+    let word = word ^ (word >> 31);
+    if word == 0 { 1 } else { word }
+}
