@@ -22,17 +22,15 @@ use crate::{
         user,
     },
     maps::{HEADS, POLICIES, add, count},
-    scratch::{self, HeadKey, Scratch, State, View, Work, bound_block},
+    scratch::{self, Found, HeadKey, Scratch, State, View, Work, bound_block},
 };
 
 /// Blocks and messages of one segment that are looked at.
-const STEPS: u32 = 12;
+const STEPS: u32 = 20;
 /// Messages of one segment that are decided.
 const DECISIONS: u32 = 8;
 /// The longest head.
 const HEAD_LIMIT: u32 = 16 * 1024;
-/// Bytes that a segment's first block has: enough for most heads, and little to copy when a long body follows.
-const FIRST_BLOCK: u32 = 1024;
 /// Bytes shipped of a protocol that nobody knows yet.
 const DETECT: u32 = 256;
 /// Bytes shipped behind a head when more follow than `HEAD_EXTRA`.
@@ -40,7 +38,7 @@ const BEHIND_HEAD: u32 = 64;
 /// Turns without a message after which a direction is given up.
 const TRIES: u8 = 4;
 
-/// Outcomes of [`ut_scan`].
+/// Outcomes of [`ut_judge`].
 mod outcome {
     pub(super) const MORE: u32 = 0;
     pub(super) const END: u32 = 1;
@@ -58,6 +56,7 @@ pub extern "C" fn ut_segment(level: u32) -> u32 {
         return 0;
     };
     let work = &mut scratch.work;
+    place(level, work);
     let mut found = conn::find(work.sk);
     if let Some(socket) = &found
         && socket.identity != work.identity
@@ -85,12 +84,47 @@ pub extern "C" fn ut_segment(level: u32) -> u32 {
     let receive = work.direction == Direction::Receive as u32;
     let turn = u32::from(socket.last_direction) != work.direction;
     socket.last_direction = work.direction as u8;
-    follow(level, scratch, socket, turn);
-    let work = &mut scratch.work;
+    follow(level, work, turn);
+    socket.dropped = work.dropped;
     if receive && work.decisions == 0 {
         decide::read(work, socket, true);
     }
     0
+}
+
+/// Finds where the segment's bytes are.
+#[inline(always)]
+fn place(level: u32, work: &mut Work) {
+    if work.place.kind == kind::OPAQUE {
+        work.flags |= segment_flags::NO_PAYLOAD;
+        count(Counter::LengthsOnly);
+    } else if work.direction == Direction::Send as u32 {
+        iter::settle(&mut work.place);
+    } else if work.flags & segment_flags::NO_PAYLOAD == 0 {
+        let length = u64::from(work.length);
+        let found = if work.place.kind == kind::BUFFER {
+            iter::rewind_buffer(&mut work.place, length)
+        } else {
+            ut_rewind_vector(level) != 0
+        };
+        if !found {
+            work.flags |= segment_flags::NO_PAYLOAD;
+            count(Counter::IteratorTooLong);
+        }
+    }
+}
+
+/// Walks back over the buffers that a receive has filled. Returns 0 when they are too many.
+///
+/// A global function: the verifier checks it once.
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub extern "C" fn ut_rewind_vector(level: u32) -> u32 {
+    let Some(scratch) = scratch::get(level) else {
+        return 0;
+    };
+    let length = u64::from(scratch.work.length);
+    u32::from(iter::rewind_vector(&mut scratch.work.place, length))
 }
 
 /// Brings the connection's positions up to date, and notes in `work` where the segment lies and what both streams had seen.
@@ -108,7 +142,11 @@ fn observe(work: &mut Work, socket: &mut Socket) {
         conn::unwrap(socket, work.write_seq, work.copied_seq.wrapping_sub(read));
     }
     let [received, sent] = &mut socket.streams;
-    let (own, peer) = if receive { (received, sent) } else { (sent, received) };
+    let (own, peer) = if receive {
+        (received, sent)
+    } else {
+        (sent, received)
+    };
     work.position = own.state.position;
     work.own = state_of(own);
     work.peer = state_of(peer);
@@ -141,60 +179,96 @@ enum Step {
 
 /// The loop over the messages of a segment.
 #[inline(always)]
-fn follow(level: u32, scratch: &mut Scratch, socket: &mut Socket, turn: bool) {
-    let direction = (scratch.work.direction & 1) as usize;
-    {
-        let work = &mut scratch.work;
-        work.cursor = 0;
-        work.block_offset = 0;
-        work.block_length = 0;
-        work.unreadable = 0;
-        work.decisions = 0;
-        work.repeated = 0;
-        work.slot = SlotKind::None as u32;
-        work.head_length = 0;
-        work.record_flags = 0;
-        work.continued = 0;
-        work.ship = 0;
-    }
-    let mut turned = turn;
+fn follow(level: u32, work: &mut Work, turn: bool) {
+    work.cursor = 0;
+    work.block_offset = 0;
+    work.block_length = 0;
+    work.unreadable = 0;
+    work.decisions = 0;
+    work.repeated = 0;
+    work.slot = SlotKind::None as u32;
+    work.head_length = 0;
+    work.record_flags = 0;
+    work.continued = FRESH;
+    work.ship = 0;
+    work.turn = u32::from(turn);
     for _ in 0..STEPS {
-        let step = if scratch.work.continued == 2 {
-            Step::Continue
-        } else {
-            next(&mut scratch.work, socket, turned)
-        };
-        match step {
-            Step::Leave => break,
-            Step::Again(length) => {
-                ship_again(level, &mut scratch.work, length);
-                break;
-            }
-            Step::Scan => {
-                scratch.work.head = Head::default();
-                scratch.work.message_start =
-                    scratch.work.position.wrapping_add(u64::from(scratch.work.cursor));
-                scratch.work.record_flags |= segment_flags::MESSAGE_START;
-            }
-            Step::Continue => {
-                if scratch.work.continued == 0 && !restore(scratch, socket, direction) {
-                    lose(&mut socket.streams[direction]);
-                    break;
-                }
-            }
+        // Called from here and not from within the step: the kernel adds up the stacks of all nested calls.
+        let mut result = ut_step(level);
+        if result == COMPLETE {
+            result = ut_complete(level);
         }
-        if !scan_step(level, scratch, socket, direction) {
+        if result == DONE {
             break;
         }
-        turned = false;
     }
-    finish_block(level, &mut scratch.work, socket);
-    keep_tail(level, scratch, &mut socket.streams[direction]);
+    finish_block(level, work);
+}
+
+/// Results of [`ut_step`]: nothing more of the segment is looked at.
+const DONE: u32 = 0;
+/// There may be more.
+const MORE: u32 = 1;
+/// A head is complete.
+const COMPLETE: u32 = 2;
+
+/// Values of [`Work::continued`].
+const FRESH: u32 = 0;
+/// The head in scratch began in an earlier segment.
+const RESTORED: u32 = 1;
+/// The head in scratch began in an earlier block of this segment.
+const NEXT_BLOCK: u32 = 2;
+
+/// Deals with one message, or one block of one. Returns [`DONE`], [`MORE`] or [`COMPLETE`].
+///
+/// A global function: the verifier checks it once.
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub extern "C" fn ut_step(level: u32) -> u32 {
+    let Some(scratch) = scratch::get(level) else {
+        return 0;
+    };
+    let Some(socket) = conn::find(scratch.work.sk) else {
+        return 0;
+    };
+    step(level, scratch, socket)
+}
+
+#[inline(always)]
+fn step(level: u32, scratch: &mut Scratch, socket: &mut Socket) -> u32 {
+    let direction = (scratch.work.direction & 1) as usize;
+    let step = if scratch.work.continued == NEXT_BLOCK {
+        Step::Continue
+    } else {
+        next(&mut scratch.work, socket)
+    };
+    match step {
+        Step::Leave => return 0,
+        Step::Again(length) => {
+            ship_again(level, &mut scratch.work, length);
+            return DONE;
+        }
+        Step::Scan => {
+            let work = &mut scratch.work;
+            work.head = Head::default();
+            work.message_start = work.position.wrapping_add(u64::from(work.cursor));
+            work.record_flags |= segment_flags::MESSAGE_START;
+        }
+        Step::Continue => {
+            if scratch.work.continued == FRESH && !restore(scratch, socket, direction) {
+                lose(&mut socket.streams[direction]);
+                return DONE;
+            }
+        }
+    }
+    scratch.work.turn = 0;
+    scan_step(level, scratch, socket, direction)
 }
 
 /// Where the segment's next byte stands in its stream.
 #[inline(always)]
-fn next(work: &mut Work, socket: &mut Socket, turn: bool) -> Step {
+fn next(work: &mut Work, socket: &mut Socket) -> Step {
+    let turn = work.turn != 0;
     let direction = (work.direction & 1) as usize;
     let pending = socket.pending.count();
     let role = socket.role;
@@ -272,69 +346,95 @@ fn lose(stream: &mut Stream) {
 
 /// Loads the next block where it is needed, scans it, and acts on the outcome. False when the segment is dealt with.
 #[inline(always)]
-fn scan_step(level: u32, scratch: &mut Scratch, socket: &mut Socket, direction: usize) -> bool {
+fn scan_step(level: u32, scratch: &mut Scratch, socket: &mut Socket, direction: usize) -> u32 {
     let work = &mut scratch.work;
     let block_end = work.block_offset.wrapping_add(work.block_length);
     if work.block_length == 0 || work.cursor >= block_end {
-        finish_block(level, work, socket);
+        finish_block(level, work);
         work.block_offset = work.cursor;
         let wanted = work.length.wrapping_sub(work.cursor);
-        let limit = if work.cursor == 0 { FIRST_BLOCK } else { PAYLOAD_BLOCK as u32 };
+        let limit = scan::BLOCK as u32;
         work.block_length = if wanted > limit { limit } else { wanted };
         ut_read_block(level);
         if work.block_length == 0 {
-            return unread(work, socket, direction);
+            unread(work, socket, direction);
+            return DONE;
         }
     }
     work.scan_at = (CARRY as u32).wrapping_add(work.cursor.wrapping_sub(work.block_offset));
-    let result = ut_scan(level);
+    ut_find_lines(level);
+    let result = ut_judge(level);
     let stream = &mut socket.streams[direction];
     let block_end = work.block_offset.wrapping_add(work.block_length);
     match result {
         outcome::MORE => {
             work.ship = work.block_length;
             work.cursor = block_end;
-            work.continued = 1;
+
             if work.head.length > HEAD_LIMIT || work.unreadable != 0 {
                 count(Counter::HeadsUnseen);
                 lose(stream);
-                return false;
+                return DONE;
             }
             if work.cursor < work.length {
                 keep_carry(scratch);
-                scratch.work.continued = 2;
-                return true;
+                scratch.work.continued = NEXT_BLOCK;
+                return MORE;
             }
             save(scratch, stream, direction);
-            false
+            DONE
         }
         outcome::END => {
             let in_block = work.scan_end.wrapping_sub(CARRY as u32);
             work.cursor = work.block_offset.wrapping_add(in_block);
             let behind = work.length.wrapping_sub(work.cursor);
-            let extra = if behind <= global!(HEAD_EXTRA) { behind } else { BEHIND_HEAD };
+            let extra = if behind <= global!(HEAD_EXTRA) {
+                behind
+            } else {
+                BEHIND_HEAD
+            };
             let ship = in_block.wrapping_add(extra);
-            work.ship = if ship > work.block_length { work.block_length } else { ship };
-            if work.continued != 0 {
+            work.ship = if ship > work.block_length {
+                work.block_length
+            } else {
+                ship
+            };
+            if work.continued != FRESH {
                 drop_saved(work, stream, direction);
-                work.continued = 0;
+                work.continued = FRESH;
             }
-            complete(work, socket, direction)
+            COMPLETE
         }
         _ => {
             if result == outcome::TOO_MANY_LINES {
                 count(Counter::HeadsUnseen);
             }
-            if work.continued != 0 {
+            if work.continued != FRESH {
                 drop_saved(work, stream, direction);
             }
             refuse(work, socket, direction);
-            false
+            DONE
         }
     }
 }
 
-/// A head is complete: notes the message, decides, and enters the phase that follows. False when nothing more of the segment is looked at.
+/// A head is complete: notes the message, decides, and enters the phase that follows. Returns 0 when nothing more of the segment is looked at.
+///
+/// A global function: the verifier checks it once.
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub extern "C" fn ut_complete(level: u32) -> u32 {
+    let Some(scratch) = scratch::get(level) else {
+        return 0;
+    };
+    let work = &mut scratch.work;
+    let Some(socket) = conn::find(work.sk) else {
+        return 0;
+    };
+    let direction = (work.direction & 1) as usize;
+    u32::from(complete(work, socket, direction))
+}
+
 #[inline(always)]
 fn complete(work: &mut Work, socket: &mut Socket, direction: usize) -> bool {
     let end = work.position.wrapping_add(u64::from(work.cursor));
@@ -434,12 +534,7 @@ fn place_decision(work: &mut Work) {
         work.slot = SlotKind::Decision as u32;
         return;
     }
-    let slot = work.slot;
-    if slot == 0 {
-        emit::decision(work, work.message_start);
-        return;
-    }
-    emit::decision(work, work.message_start);
+    emit::decision(work);
 }
 
 /// Bytes that do not begin an HTTP/1 message.
@@ -456,7 +551,11 @@ fn refuse(work: &mut Work, socket: &mut Socket, direction: usize) {
     if first {
         work.record_flags |= segment_flags::POLICY_LIMIT;
         work.policy = PolicyKind::Detect as u32;
-        work.ship = if work.block_length > DETECT { DETECT } else { work.block_length };
+        work.ship = if work.block_length > DETECT {
+            DETECT
+        } else {
+            work.block_length
+        };
     } else {
         work.ship = 0;
     }
@@ -473,10 +572,10 @@ fn refuse(work: &mut Work, socket: &mut Socket, direction: usize) {
 
 /// A message begins, or goes on, in bytes that cannot be read.
 #[inline(always)]
-fn unread(work: &mut Work, socket: &mut Socket, direction: usize) -> bool {
+fn unread(work: &mut Work, socket: &mut Socket, direction: usize) {
     let stream = &mut socket.streams[direction];
     count(Counter::HeadsUnseen);
-    if work.continued != 0 {
+    if work.continued != FRESH {
         drop_saved(work, stream, direction);
     }
     lose(stream);
@@ -484,7 +583,6 @@ fn unread(work: &mut Work, socket: &mut Socket, direction: usize) -> bool {
     work.ship = 0;
     work.record_flags &= !segment_flags::MESSAGE_START;
     work.record_flags |= segment_flags::POLICY_LIMIT;
-    false
 }
 
 /// Ships what is left of a head that was offered before.
@@ -494,30 +592,30 @@ fn ship_again(level: u32, work: &mut Work, length: u32) {
     let wanted = length.wrapping_add(BEHIND_HEAD);
     let wanted = if wanted > rest { rest } else { wanted };
     work.block_offset = work.cursor;
-    work.block_length = if wanted > PAYLOAD_BLOCK as u32 { PAYLOAD_BLOCK as u32 } else { wanted };
+    work.block_length = if wanted > PAYLOAD_BLOCK as u32 {
+        PAYLOAD_BLOCK as u32
+    } else {
+        wanted
+    };
     ut_read_block(level);
     work.ship = work.block_length;
 }
 
 /// Writes the block under construction, when there is something to ship.
 #[inline(always)]
-fn finish_block(level: u32, work: &mut Work, socket: &mut Socket) {
-    let forced = work.record_flags & segment_flags::POLICY_LIMIT != 0;
-    if work.ship == 0 && !forced {
-        work.slot = SlotKind::None as u32;
-        work.record_flags = 0;
-        return;
+fn finish_block(level: u32, work: &mut Work) {
+    if work.ship != 0 || work.record_flags & segment_flags::POLICY_LIMIT != 0 {
+        ut_emit_segment(level);
     }
-    if work.ship < work.block_length {
-        work.record_flags |= segment_flags::POLICY_LIMIT;
-    }
-    ut_emit_segment(level);
-    socket.dropped = work.dropped;
     work.ship = 0;
     work.slot = SlotKind::None as u32;
     work.head_length = 0;
     work.unreadable = 0;
-    work.record_flags = segment_flags::CONTINUED;
+    work.record_flags = if work.record_flags == 0 {
+        0
+    } else {
+        segment_flags::CONTINUED
+    };
 }
 
 /// Puts the unfinished line before the next block.
@@ -525,13 +623,13 @@ fn finish_block(level: u32, work: &mut Work, socket: &mut Socket) {
 fn keep_carry(scratch: &mut Scratch) {
     let end = CARRY.wrapping_add(u64::from(scratch.work.block_length));
     let view = View::of(scratch);
-    let mut carry = [0u64; 16];
     let from = end.wrapping_sub(CARRY);
-    for (index, word) in carry.iter_mut().enumerate() {
-        *word = scan::Bytes::word(&view, from.wrapping_add(index as u64 * 8));
+    for index in 0..scratch.unfinished.carry.len() {
+        let word = scan::Bytes::word(&view, from.wrapping_add(index as u64 * 8));
+        if let Some(slot) = scratch.unfinished.carry.get_mut(index) {
+            *slot = word;
+        }
     }
-    let target = &mut scratch.unfinished.carry;
-    *target = carry;
 }
 
 /// Keeps an unfinished head until the direction's next segment.
@@ -587,36 +685,58 @@ fn drop_saved(work: &Work, stream: &Stream, direction: usize) {
     }
 }
 
-/// Scans the level's block from [`Work::scan_at`] on and notes the head. Returns one of [`outcome`].
+/// Finds the lines of the level's block, from [`Work::scan_at`] on.
 ///
 /// A global function: the verifier checks it once.
 #[unsafe(no_mangle)]
 #[inline(never)]
-pub extern "C" fn ut_scan(level: u32) -> u32 {
+pub extern "C" fn ut_find_lines(level: u32) -> u32 {
     let Some(scratch) = scratch::get(level) else {
-        return outcome::NOT_HTTP;
+        return 0;
     };
     if scratch.work.head.carry != 0 {
         let carry = scratch.unfinished.carry;
-        let first = scratch.lead.len();
-        let _ = first;
-        scratch.bytes[..16].copy_from_slice(&carry);
+        scratch.bytes[..carry.len()].copy_from_slice(&carry);
     }
+    let (start, end) = range(&scratch.work);
     let view = View::of(scratch);
-    let start = scratch::bound(u64::from(scratch.work.scan_at));
-    let end = CARRY + bound_length(scratch.work.block_length);
-    let mut head = scratch.work.head;
-    let result = scan::scan(&view, &mut head, start, end);
-    scratch.work.head = head;
-    match result {
+    let work = &mut scratch.work;
+    let found = Found::of(work);
+    scan::find_lines(&view, &work.head, &found, start, end);
+    0
+}
+
+/// Judges the lines found and notes the head. Returns one of [`outcome`].
+///
+/// A global function: the verifier checks it once.
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub extern "C" fn ut_judge(level: u32) -> u32 {
+    let Some(scratch) = scratch::get(level) else {
+        return outcome::NOT_HTTP;
+    };
+    let view = View::of(scratch);
+    let (start, end) = range(&scratch.work);
+    let work = &mut scratch.work;
+    match scan::judge(&view, &mut work.head, &work.lines, start, end) {
         Outcome::End(index) => {
-            scratch.work.scan_end = index as u32;
+            work.scan_end = index as u32;
             outcome::END
         }
         Outcome::More => outcome::MORE,
         Outcome::NotHttp => outcome::NOT_HTTP,
         Outcome::TooManyLines => outcome::TOO_MANY_LINES,
     }
+}
+
+/// Indices between which the scan runs.
+#[inline(always)]
+fn range(work: &Work) -> (u64, u64) {
+    let start = scratch::bound(u64::from(work.scan_at));
+    (
+        start,
+        CARRY + scratch::bound_scan(u64::from(work.block_length)),
+    )
 }
 
 #[inline(always)]
@@ -638,107 +758,105 @@ pub extern "C" fn ut_read_block(level: u32) -> u32 {
     let Some(scratch) = scratch::get(level) else {
         return 0;
     };
-    let block = scratch.block();
     let work = &mut scratch.work;
-    let wanted = bound_length(work.block_length);
-    let skip = u64::from(work.block_offset);
+    let wanted = work.block_length;
     let read = if work.flags & segment_flags::NO_PAYLOAD != 0 || faulty(fault::UNREADABLE) {
         0
     } else if work.place.kind == kind::BUFFER {
-        read_some(block, 0, wanted, work.place.base.wrapping_add(skip))
+        work.copy_length = wanted;
+        work.copy_to = 0;
+        work.copy_from = work.place.base.wrapping_add(u64::from(work.block_offset));
+        ut_copy(level)
     } else {
-        read_vector(block, wanted, skip, work)
+        read_vector(level, work, wanted)
     };
     let missing = wanted.wrapping_sub(read);
     if missing != 0 && work.flags & segment_flags::NO_PAYLOAD == 0 {
-        add(Counter::UnreadableBytes, missing);
+        add(Counter::UnreadableBytes, u64::from(missing));
     }
-    work.block_length = read as u32;
-    work.unreadable = missing as u32;
+    work.block_length = read;
+    work.unreadable = missing;
     0
 }
 
-/// Reads `length` bytes to `block + at`; where that crosses into a page that is not there, what lies before it. Returns how many.
-#[inline(always)]
-fn read_some(block: *mut u8, at: u64, length: u64, from: u64) -> u64 {
+/// Copies what [`Work`] says from the process into the level's block; where that crosses into a page that is not there, what lies before it.
+/// Returns how many bytes.
+///
+/// A global function: the verifier checks it once.
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub extern "C" fn ut_copy(level: u32) -> u32 {
+    let Some(scratch) = scratch::get(level) else {
+        return 0;
+    };
+    let block = scratch.block();
+    let work = &scratch.work;
+    let (length, from) = (bound_length(work.copy_length), work.copy_from);
     if length == 0 {
         return 0;
     }
-    let to = block.wrapping_add(bound_block(at) as usize);
-    let whole = if length >= PAYLOAD_BLOCK as u64 {
-        // SAFETY: the block is followed by another 4 KiB.
-        unsafe { user::read(to, PAYLOAD_BLOCK as u32, from) }
-    } else {
-        // SAFETY: as above.
-        unsafe { user::read(to, bound_block(length) as u32, from) }
-    };
-    if whole {
-        return length;
+    let to = block.wrapping_add(bound_block(u64::from(work.copy_to)) as usize);
+    // SAFETY: at most 4 KiB go to the block or the 4 KiB behind it.
+    if unsafe { user::read(to, length as u32, from) } {
+        return length as u32;
     }
     let page = bound_block(4096 - (from & 4095));
     // SAFETY: as above.
     if page != 0 && page < length && unsafe { user::read(to, page as u32, from) } {
-        return page;
+        return page as u32;
     }
     0
 }
 
 /// Reads from several buffers.
 #[inline(always)]
-fn read_vector(block: *mut u8, wanted: u64, mut skip: u64, work: &Work) -> u64 {
+fn read_vector(level: u32, work: &mut Work, wanted: u32) -> u32 {
     let mut base = work.place.base;
     let mut inside = work.place.offset;
-    let mut done = 0u64;
+    let mut skip = u64::from(work.block_offset);
+    work.copy_to = 0;
     for _ in 0..iter::WALK_LIMIT {
-        if done >= wanted {
-            return done;
+        if work.copy_to >= wanted {
+            return work.copy_to;
         }
-        let address: u64 = field::read(base, 0);
         let length: u64 = field::read(base, 8);
-        let here = if length > inside { length - inside } else { 0 };
+        let here = length.saturating_sub(inside);
         if skip >= here {
             skip -= here;
         } else {
             let available = here - skip;
-            let rest = wanted - done;
+            let rest = u64::from(wanted.wrapping_sub(work.copy_to));
             let part = if available < rest { available } else { rest };
-            let from = address.wrapping_add(inside).wrapping_add(skip);
-            let read = read_some(block, done, part, from);
-            done += read;
-            if read != part {
-                return done;
+            let address: u64 = field::read(base, 0);
+            work.copy_length = part as u32;
+            work.copy_from = address.wrapping_add(inside).wrapping_add(skip);
+            let read = ut_copy(level);
+            work.copy_to = work.copy_to.wrapping_add(read);
+            if read != work.copy_length {
+                return work.copy_to;
             }
             skip = 0;
         }
         inside = 0;
         base = base.wrapping_add(IOVEC);
     }
-    if done < wanted {
+    if work.copy_to < wanted {
         count(Counter::IteratorTooLong);
     }
-    done
+    work.copy_to
 }
 
 /// Whether the segment begins like a status line. For connections whose start was not seen.
 #[inline(always)]
-pub(crate) fn begins_response(scratch: &mut Scratch) -> bool {
-    let block = scratch.block();
-    let work = &scratch.work;
-    if work.flags & segment_flags::NO_PAYLOAD != 0 {
-        return false;
-    }
-    let read = if work.place.kind == kind::BUFFER {
-        read_some(block, 0, 8, work.place.base)
-    } else {
-        read_vector(block, 8, 0, work)
-    };
+pub(crate) fn begins_response(level: u32, scratch: &mut Scratch) -> bool {
+    let work = &mut scratch.work;
+    work.block_offset = 0;
+    work.block_length = 8;
+    ut_read_block(level);
+    let read = work.block_length;
     let word = scan::Bytes::word(&View::of(scratch), CARRY);
     read == 8 && word & 0x00ff_ffff_ffff_ffff == u64::from_le_bytes(*b"HTTP/1.\0")
 }
-
-/// Keeps the last bytes of a segment where the end of a chunked body is told by them.
-#[inline(always)]
-fn keep_tail(_level: u32, _scratch: &mut Scratch, _stream: &mut Stream) {}
 
 /// What user space wants of an unknown protocol's segments; `None` while it has not spoken.
 #[inline(always)]

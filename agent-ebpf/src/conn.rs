@@ -3,7 +3,10 @@
 //! Input: socks. Output: entries of `SOCKETS`, and `Open` and `Close` records. What a segment's bytes mean is [`crate::capture`].
 
 use agent_common::{
-    abi::{Close, CloseReason, Counter, Decision, Direction, Kind, Open, Origin, PolicyKind, Role, StreamState},
+    abi::{
+        Close, CloseReason, Counter, Decision, Direction, Kind, Open, Origin, PolicyKind, Role,
+        StreamState,
+    },
     wire::http1::{Pending, Phase},
 };
 use aya_ebpf::helpers::generated::{bpf_get_smp_processor_id, bpf_ktime_get_ns};
@@ -255,7 +258,7 @@ pub extern "C" fn ut_first_seen(level: u32) -> u32 {
         }
     }
     // Only the end that connected counts its SYN: which end this is, the first bytes tell.
-    let response = crate::capture::begins_response(scratch);
+    let response = crate::capture::begins_response(level, scratch);
     let sends = scratch.work.direction == Direction::Send as u32;
     let connected = sends != response;
     let (write_seq, copied_seq) = (scratch.work.write_seq, scratch.work.copied_seq);
@@ -263,7 +266,11 @@ pub extern "C" fn ut_first_seen(level: u32) -> u32 {
     let socket = stage(scratch, Origin::FirstSeen, Role::Unknown);
     if !socket.has(flags::COUNTED) {
         // A receive has moved copied_seq already.
-        let read_before = if sends { copied_seq } else { copied_seq.wrapping_sub(length) };
+        let read_before = if sends {
+            copied_seq
+        } else {
+            copied_seq.wrapping_sub(length)
+        };
         if let Some((send, receive)) = sock::bases(sk, connected) {
             socket.send_base = send;
             socket.receive_base = receive;

@@ -93,7 +93,9 @@ pub(crate) struct Forward {
 fn add(value: &u64, amount: u64) {
     let value: *const u64 = value;
     // SAFETY: an aligned u64 of a map entry; the instruction is BPF_XADD, which has no result and is there since Linux 3.
-    unsafe { asm!("lock *(u64 *)({0} + 0) += {1}", in(reg) value, in(reg) amount, options(nostack)) };
+    unsafe {
+        asm!("lock *(u64 *)({0} + 0) += {1}", in(reg) value, in(reg) amount, options(nostack))
+    };
 }
 
 /// The entry of a thread, whoever that id belongs to now.
@@ -306,7 +308,7 @@ pub(crate) fn receiving_key(sk: u64, socket: &Socket, position: u64) -> Handover
 
 /// Leaves a record; false when there is no room.
 #[inline(always)]
-pub(crate) fn hand_over(key: HandoverKey, handover: Handover) -> bool {
+pub(crate) fn hand_over(key: &HandoverKey, handover: &Handover) -> bool {
     if faulty(fault::NO_HANDOVER) {
         return false;
     }
@@ -344,7 +346,8 @@ pub(crate) fn forget_handover(socket: &mut Socket) {
 pub(crate) fn open_request(sk: u64, position: u64, now_ns: u64) -> Option<&'static Socket> {
     let socket = find(sk)?;
     let request = &socket.request;
-    let usable = request.flags & (request_flags::OPEN | request_flags::SEVERAL) == request_flags::OPEN
+    let usable = request.flags & (request_flags::OPEN | request_flags::SEVERAL)
+        == request_flags::OPEN
         && request.decision.position == position
         && now_ns.wrapping_sub(request.since_ns) < REQUEST_LIFETIME_NS;
     usable.then_some(socket)

@@ -63,7 +63,11 @@ fn fill(work: &mut Work, context: Option<Context>) {
         None => {
             let trace_id = [scratch::random(work), scratch::random(work)];
             let sampled = sampling::is_sampled(&bytes(trace_id), global!(SAMPLE_THRESHOLD));
-            let sampled = if sampled { traceparent::FLAG_SAMPLED } else { 0 };
+            let sampled = if sampled {
+                traceparent::FLAG_SAMPLED
+            } else {
+                0
+            };
             (trace_id, 0, sampled | traceparent::FLAG_RANDOM)
         }
     };
@@ -170,7 +174,11 @@ fn find_cause(work: &Work, thread: Option<&Thread>, socket: &Socket) -> Found {
         had_several: thread.had_several != 0,
         first_after_connect: first,
         connect_known: socket.connect_sk != 0,
-        epoch_reads: if thread.read_epoch == thread.epoch { thread.reads } else { 0 },
+        epoch_reads: if thread.read_epoch == thread.epoch {
+            thread.reads
+        } else {
+            0
+        },
         own_response_in_epoch: socket.response_thread == work.pid_tgid
             && socket.response_epoch == thread.epoch.wrapping_add(1),
         callback_ordered: false,
@@ -214,7 +222,12 @@ fn find_cause(work: &Work, thread: Option<&Thread>, socket: &Socket) -> Found {
             Some(socket) if socket.request.owner == work.pid_tgid => {
                 socket.request.decision.position
             }
-            _ => return Found { ambiguous: true, ..NOTHING },
+            _ => {
+                return Found {
+                    ambiguous: true,
+                    ..NOTHING
+                };
+            }
         }
     } else {
         position
@@ -326,18 +339,23 @@ pub(crate) fn client(work: &mut Work, socket: &mut Socket) {
         socket.role = Role::Client as u8;
     }
     socket.flags |= flags::USED;
-    socket.request.parent_sk = if found.parent.is_some() { found.parent_sk } else { 0 };
+    socket.request.parent_sk = if found.parent.is_some() {
+        found.parent_sk
+    } else {
+        0
+    };
     if let Some(parent) = found.parent {
         decision.parent_position = parent.request.decision.position;
     }
     if socket.has(flags::BASES_EXACT) {
-        let key = context::sending_key(work.sk, socket, work.message_start);
-        let handover = Handover {
+        // Built in scratch: the stack is full enough.
+        work.handover_key = context::sending_key(work.sk, socket, work.message_start);
+        work.handover = Handover {
             trace_id: words(work.decision.trace_id),
             span_id: u64::from_ne_bytes(work.decision.span_id),
             trace_flags: u64::from(work.decision.trace_flags),
         };
-        if context::hand_over(key, handover) {
+        if context::hand_over(&work.handover_key, &work.handover) {
             work.decision.decision_flags |= decision_flags::PROPAGATED;
             socket.flags |= flags::HANDED_OVER;
         }

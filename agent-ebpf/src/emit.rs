@@ -2,7 +2,7 @@
 
 use agent_common::abi::{
     ABI_VERSION, Counter, Decision, DecisionRecord, Header, Kind, PAYLOAD_BLOCK, Segment,
-    StreamState,
+    StreamState, segment_flags,
 };
 use aya_ebpf::helpers::generated::{
     bpf_get_smp_processor_id, bpf_ringbuf_output, bpf_ringbuf_query,
@@ -42,13 +42,21 @@ pub(crate) fn header(kind: Kind, length: usize, time_ns: u64, connection: u64) -
 /// Writes a record of fixed size without waking the reader; false when there is no room.
 #[inline(always)]
 pub(crate) fn record<T>(record: &T) -> bool {
-    output((&raw const *record).cast(), size_of::<T>() as u64, BPF_RB_NO_WAKEUP)
+    output(
+        (&raw const *record).cast(),
+        size_of::<T>() as u64,
+        BPF_RB_NO_WAKEUP,
+    )
 }
 
 /// Writes a record and wakes the reader.
 #[inline(always)]
 pub(crate) fn urgent<T>(record: &T) -> bool {
-    output((&raw const *record).cast(), size_of::<T>() as u64, BPF_RB_FORCE_WAKEUP)
+    output(
+        (&raw const *record).cast(),
+        size_of::<T>() as u64,
+        BPF_RB_FORCE_WAKEUP,
+    )
 }
 
 #[inline(always)]
@@ -66,24 +74,27 @@ fn ring() -> *mut core::ffi::c_void {
     (&raw const EVENTS).cast_mut().cast()
 }
 
-/// A decision as a record of its own; false when there was no room.
-#[inline(never)]
-pub(crate) fn decision(work: &Work, position: u64) -> bool {
+/// The decision in scratch as a record of its own; false when there was no room.
+#[inline(always)]
+pub(crate) fn decision(work: &mut Work) -> bool {
     let mut header = header(
         Kind::Decision,
         size_of::<DecisionRecord>(),
         work.time_ns,
         work.connection,
     );
-    header.position = position;
-    let sent = record(&DecisionRecord {
-        header,
-        pid_tgid: work.pid_tgid,
-        process_start_ns: work.process_start_ns,
-        decision: work.decision,
-    });
+    header.position = work.decision.position;
+    // Built in scratch: the stack is full enough.
+    let staged = &mut work.staged;
+    staged.header = header;
+    staged.pid_tgid = work.pid_tgid;
+    staged.process_start_ns = work.process_start_ns;
+    staged.decision = work.decision;
+    let sent = record(&work.staged);
     if sent {
         count(Counter::Decisions);
+    } else {
+        work.dropped = work.dropped.wrapping_add(1);
     }
     sent
 }
@@ -119,6 +130,9 @@ pub extern "C" fn ut_emit_segment(level: u32) -> u32 {
         work.ship
     };
     let length = size_of::<Segment>() as u64 + u64::from(captured);
+    if captured < work.block_length {
+        work.record_flags |= segment_flags::POLICY_LIMIT;
+    }
     let mut header = header(
         Kind::Segment,
         length as usize,

@@ -44,8 +44,7 @@ pub(crate) static PORTS: Array<u64> = Array::with_max_entries(PORT_WORDS, 0);
 #[map]
 pub(crate) static THREADS: HashMap<u64, Thread> = HashMap::with_max_entries(THREADS_MAX, 0);
 #[map]
-pub(crate) static HEADS: HashMap<HeadKey, UnfinishedHead> =
-    HashMap::with_max_entries(HEADS_MAX, 0);
+pub(crate) static HEADS: HashMap<HeadKey, UnfinishedHead> = HashMap::with_max_entries(HEADS_MAX, 0);
 #[map]
 pub(crate) static HANDOVERS: HashMap<HandoverKey, Handover> =
     HashMap::with_max_entries(HANDOVERS_MAX, 0);

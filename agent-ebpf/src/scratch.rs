@@ -8,11 +8,12 @@
 use core::arch::asm;
 
 use agent_common::{
-    abi::{Decision, PAYLOAD_BLOCK, Segment},
-    wire::scan::{self, Bytes, CARRY, Head, INDEX_MASK},
+    abi::{Decision, DecisionRecord, PAYLOAD_BLOCK, Segment},
+    wire::scan::{self, Bytes, CARRY, Head, INDEX_MASK, LineStore, Lines},
 };
 
 use crate::{
+    context::{Handover, HandoverKey},
     globals::{fault, faulty},
     kernel::iter::Place,
     maps::{SCRATCH, count},
@@ -80,6 +81,10 @@ pub(crate) struct Work {
     pub(crate) block_offset: u32,
     /// Bytes in the block.
     pub(crate) block_length: u32,
+    /// What to copy from the process: how much, where to in the block, and from which address.
+    pub(crate) copy_length: u32,
+    pub(crate) copy_to: u32,
+    pub(crate) copy_from: u64,
     /// Bytes that could not be read behind them.
     pub(crate) unreadable: u32,
     /// Bytes of the block to ship.
@@ -90,8 +95,10 @@ pub(crate) struct Work {
     /// A [`SlotKind`](agent_common::abi::SlotKind).
     pub(crate) slot: u32,
     pub(crate) dropped: u32,
-    /// 1: the scan goes on with the head that [`Work::head`] holds.
+    /// Whether the scan goes on with the head that [`Work::head`] holds.
     pub(crate) continued: u32,
+    /// 1: the other direction had a segment since this direction's last.
+    pub(crate) turn: u32,
     /// Index at which the scan begins.
     pub(crate) scan_at: u32,
     /// Index behind the head, when it ended.
@@ -99,9 +106,14 @@ pub(crate) struct Work {
     /// 1: a send of bytes that were offered before, whose decision stands.
     pub(crate) repeated: u32,
     pub(crate) decisions: u32,
+    pub(crate) reserved: u32,
     pub(crate) message_start: u64,
     pub(crate) head: Head,
+    pub(crate) lines: Lines,
     pub(crate) decision: Decision,
+    pub(crate) staged: DecisionRecord,
+    pub(crate) handover_key: HandoverKey,
+    pub(crate) handover: Handover,
     pub(crate) random: u64,
     pub(crate) emitted: u64,
 }
@@ -150,13 +162,46 @@ impl Bytes for View {
         let at = self.0.wrapping_add(bound(index) as usize);
         let word: u64;
         // SAFETY: the index is below 8192, and 64 more bytes follow; unaligned loads are allowed where the kernel's verifier allows them (x86-64, arm64).
-        unsafe { asm!("{0} = *(u64 *)({1} + 0)", out(reg) word, in(reg) at, options(readonly, nostack)) };
+        unsafe {
+            asm!("{0} = *(u64 *)({1} + 0)", out(reg) word, in(reg) at, options(readonly, nostack))
+        };
         word
     }
 
     #[inline(always)]
     fn bound(&self, index: u64) -> u64 {
         bound(index)
+    }
+
+    #[inline(always)]
+    fn opaque(&self, mut value: u64) -> u64 {
+        // SAFETY: one instruction without effects. (None at all would give two lines of source to one instruction, which the kernel refuses.)
+        unsafe { asm!("{0} = {0}", inout(reg) value, options(pure, nomem, nostack)) };
+        value
+    }
+}
+
+/// Where the scanner keeps what it found.
+pub(crate) struct Found(*mut u64);
+
+impl Found {
+    #[inline(always)]
+    pub(crate) fn of(work: &mut Work) -> Self {
+        Self((&raw mut work.lines).cast())
+    }
+}
+
+impl LineStore for Found {
+    #[inline(always)]
+    fn load(&self, index: usize) -> u64 {
+        // SAFETY: a word of `Lines`; the verifier checks the index.
+        unsafe { self.0.wrapping_add(index).read_volatile() }
+    }
+
+    #[inline(always)]
+    fn store(&self, index: usize, value: u64) {
+        // SAFETY: as above.
+        unsafe { self.0.wrapping_add(index).write_volatile(value) };
     }
 }
 
@@ -165,8 +210,18 @@ impl Bytes for View {
 pub(crate) fn bound(mut index: u64) -> u64 {
     const { assert!(scan::INDEX_MASK == 8191) };
     // SAFETY: one instruction without effects.
-    unsafe { asm!("{0} &= 8191", inout(reg) index, options(pure, nomem, nostack)) };
+    // Not marked pure: two equal results made of one instruction would be linked in the verifier's eyes, and its states differ by that.
+    unsafe { asm!("{0} &= 8191", inout(reg) index, options(nomem, nostack)) };
     index
+}
+
+/// `length & 2047`: a block of the scanner is shorter.
+#[inline(always)]
+pub(crate) fn bound_scan(mut length: u64) -> u64 {
+    const { assert!(scan::BLOCK < 2048) };
+    // SAFETY: one instruction without effects.
+    unsafe { asm!("{0} &= 2047", inout(reg) length, options(pure, nomem, nostack)) };
+    length
 }
 
 /// `length & 4095`, likewise.

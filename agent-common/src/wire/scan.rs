@@ -11,8 +11,8 @@ use super::traceparent::{self, TraceParent};
 /// Bytes of an unfinished line that are kept for the next block.
 pub const CARRY: u64 = 128;
 
-/// Bytes of one block. The block begins at index [`CARRY`] of [`Bytes`].
-pub const BLOCK: u64 = 4096;
+/// Bytes of one block, which begins at index [`CARRY`] of [`Bytes`]. Most heads fit; the loop over a larger one would cost the verifier too much.
+pub const BLOCK: u64 = 1024;
 
 /// Every index given to [`Bytes`] is at most this.
 pub const INDEX_MASK: u64 = 8191;
@@ -20,8 +20,8 @@ pub const INDEX_MASK: u64 = 8191;
 /// The longest method that is looked for.
 const METHOD_LIMIT: u64 = 32;
 
-/// Steps of the scanning loop: each word of a block, and half a newline for each.
-const STEPS: u32 = 512 + 320;
+/// Steps of the scanning loop: each word of a block, and nearly a newline for each.
+const STEPS: u32 = 129 + 111;
 
 /// Bytes at an index, as the kernel has them in its scratch and a test in a vector.
 pub trait Bytes {
@@ -31,6 +31,11 @@ pub trait Bytes {
     /// `index & INDEX_MASK`, in a way that the optimiser cannot drop.
     fn bound(&self, index: u64) -> u64 {
         index & INDEX_MASK
+    }
+
+    /// `value`, of which the optimiser knows nothing: arithmetic on it stays arithmetic.
+    fn opaque(&self, value: u64) -> u64 {
+        value
     }
 
     /// One byte.
@@ -135,76 +140,181 @@ enum Start {
     NotHttp,
 }
 
-/// Scans `start..end` of `bytes`, where `start` is at least [`CARRY`] and `head.carry` bytes stand before it.
-#[inline(always)]
-pub fn scan<B: Bytes>(bytes: &B, head: &mut Head, start: u64, end: u64) -> Outcome {
-    let mut at = start;
-    let mut base = start;
-    let mut newlines = 0u64;
-    let carried = u64::from(head.carry);
-    let mut line = bytes.bound(start.wrapping_sub(carried));
-    let first_wanted = head.kind == HeadKind::Unknown as u8;
-    let mut first_line = line;
-    let mut first_end = 0u64;
-    let mut whole = u64::from(head.flags & head_flags::CUT_LINE == 0);
-    let mut traceparent_at = 0u64;
-    let mut traceparents = 0u64;
-    let mut length_at = 0u64;
-    let mut lengths = 0u64;
-    let mut encoding_end = 0u64;
-    let mut ended = 0u64;
-    let mut exhausted = true;
+/// Where the lines of interest are in a block. All are indices of [`Bytes`], or counts.
+///
+/// The loop keeps them in memory, where the verifier does not follow them: what it follows multiplies the states it looks at.
+#[derive(Clone, Copy, Debug, Default, zerocopy::FromBytes)]
+#[repr(C)]
+pub struct Lines {
+    /// First byte of the first line.
+    first_line: u64,
+    /// Its newline, 0 while it is unfinished.
+    first_end: u64,
+    /// 1 while the first line is looked for.
+    first_wanted: u64,
+    /// Behind the name of the last `traceparent`.
+    traceparent_at: u64,
+    /// How many there are.
+    traceparents: u64,
+    /// Behind the name of the last Content-Length.
+    length_at: u64,
+    /// How many there are.
+    lengths: u64,
+    /// Newline of the last Transfer-Encoding, 0 for none.
+    encoding_end: u64,
+    /// Behind the empty line, 0 while there is none.
+    ended: u64,
+    /// First byte of the unfinished line.
+    line: u64,
+    /// 0 when the unfinished line's beginning is not there.
+    whole: u64,
+    /// 1 when there are more lines than steps.
+    exhausted: u64,
+}
 
+impl Lines {
+    /// Words in it, in the order of the fields.
+    pub const WORDS: usize = 12;
+}
+
+/// Where the loop keeps a [`Lines`], word by word: memory that the optimiser neither forwards nor merges.
+pub trait LineStore {
+    /// The word at this index, below [`Lines::WORDS`].
+    fn load(&self, index: usize) -> u64;
+    /// Replaces it.
+    fn store(&self, index: usize, value: u64);
+}
+
+/// Index of each field of [`Lines`]; a count follows its place.
+mod at {
+    pub(super) const FIRST_LINE: usize = 0;
+    pub(super) const FIRST_END: usize = 1;
+    pub(super) const FIRST_WANTED: usize = 2;
+    pub(super) const TRACEPARENT: usize = 3;
+    pub(super) const LENGTH: usize = 5;
+    pub(super) const ENCODING: usize = 7;
+    pub(super) const ENDED: usize = 8;
+    pub(super) const LINE: usize = 9;
+    pub(super) const WHOLE: usize = 10;
+    pub(super) const EXHAUSTED: usize = 11;
+}
+
+const _: () = assert!(
+    size_of::<Lines>() == Lines::WORDS * 8
+        && core::mem::offset_of!(Lines, first_wanted) == at::FIRST_WANTED * 8
+        && core::mem::offset_of!(Lines, encoding_end) == at::ENCODING * 8
+        && core::mem::offset_of!(Lines, exhausted) == at::EXHAUSTED * 8
+);
+
+/// First half of a scan: finds the lines of `start..end`, where `start` is at least [`CARRY`] and `head.carry` bytes stand before it.
+///
+/// Apart from the second half, so that the verifier need not walk that once for each way out of the loop.
+#[inline(always)]
+pub fn find_lines<B: Bytes, S: LineStore>(bytes: &B, head: &Head, lines: &S, start: u64, end: u64) {
+    let mut at = start;
+    let mut line = bytes.bound(start.wrapping_sub(u64::from(head.carry)));
+    for index in 0..Lines::WORDS {
+        lines.store(index, 0);
+    }
+    lines.store(at::FIRST_LINE, line);
+    lines.store(
+        at::FIRST_WANTED,
+        u64::from(head.kind == HeadKind::Unknown as u8),
+    );
+    lines.store(at::LINE, line);
+    lines.store(at::WHOLE, u64::from(head.flags & head_flags::CUT_LINE == 0));
     for _ in 0..STEPS {
+        if at >= end {
+            return;
+        }
+        let newlines = find_newlines(bytes.word(at));
         if newlines == 0 {
-            if at >= end {
-                exhausted = false;
-                break;
-            }
-            base = at;
-            newlines = find_newlines(bytes.word(at));
             at = bytes.bound(at + 8);
             continue;
         }
-        let newline = base + lowest(newlines);
-        newlines &= newlines - 1;
+        let newline = at + lowest(newlines);
         if newline >= end {
-            exhausted = false;
-            break;
+            return;
         }
-        let length = newline - line;
         let word = bytes.word(line);
-        let empty = length == 0 || (length == 1 && word as u8 == b'\r');
-        if empty {
-            if !first_wanted || first_end != 0 {
-                ended = newline + 1;
-                exhausted = false;
-                break;
+        let length = newline - line;
+        let next = bytes.bound(newline + 1);
+        if length == 0 || (length == 1 && word as u8 == b'\r') {
+            if lines.load(at::FIRST_WANTED) == 0 || lines.load(at::FIRST_END) != 0 {
+                lines.store(at::ENDED, newline + 1);
+                return;
             }
             // An empty line before the first line is skipped (RFC 9112 section 2.2).
-            line = bytes.bound(newline + 1);
-            first_line = line;
-            continue;
+            lines.store(at::FIRST_LINE, next);
+        } else {
+            note_line(bytes, lines, word, line, newline);
         }
-        let is_first = u64::from(first_wanted && first_end == 0);
-        first_end |= newline * is_first;
-        let (second, third) = (bytes.word(line + 8), bytes.word(line + 16));
-        let judged = whole & (1 - is_first);
-        let is_traceparent = judged & starts_traceparent(word, second);
-        let is_length = judged & starts_content_length(word, second);
-        let is_encoding = judged & starts_transfer_encoding(word, second, third);
-        traceparents += is_traceparent;
-        lengths += is_length;
-        traceparent_at = select(is_traceparent, line + 12, traceparent_at);
-        length_at = select(is_length, line + 15, length_at);
-        encoding_end = select(is_encoding, newline, encoding_end);
-        whole = 1;
-        line = bytes.bound(newline + 1);
+        line = next;
+        at = bytes.bound(newline + 1);
+        lines.store(at::LINE, next);
     }
+    lines.store(at::EXHAUSTED, 1);
+}
 
-    if exhausted {
+/// Compares a line's beginning with the names of interest, by arithmetic: each branch would double what the verifier looks at.
+#[inline(always)]
+fn note_line<B: Bytes, S: LineStore>(bytes: &B, lines: &S, word: u64, line: u64, newline: u64) {
+    let first_end = lines.load(at::FIRST_END);
+    let is_first = lines.load(at::FIRST_WANTED) & is_zero(bytes, first_end);
+    lines.store(
+        at::FIRST_END,
+        first_end | (newline & is_first.wrapping_neg()),
+    );
+    let (second, third) = (bytes.word(line + 8), bytes.word(line + 16));
+    let judged = lines.load(at::WHOLE) & (is_first ^ 1);
+    lines.store(at::WHOLE, 1);
+    note(
+        lines,
+        at::TRACEPARENT,
+        judged & is_zero(bytes, differs_traceparent(word, second)),
+        line + 12,
+    );
+    note(
+        lines,
+        at::LENGTH,
+        judged & is_zero(bytes, differs_content_length(word, second)),
+        line + 15,
+    );
+    let is_encoding = judged & is_zero(bytes, differs_transfer_encoding(word, second, third));
+    lines.store(
+        at::ENCODING,
+        select(is_encoding, newline, lines.load(at::ENCODING)),
+    );
+}
+
+/// Notes a place and counts it where `found` is 1; does nothing where it is 0.
+#[inline(always)]
+fn note<S: LineStore>(lines: &S, field: usize, found: u64, place: u64) {
+    lines.store(field, select(found, place, lines.load(field)));
+    lines.store(field + 1, lines.load(field + 1) + found);
+}
+
+/// Second half of a scan: what the lines say.
+#[inline(always)]
+pub fn judge<B: Bytes>(bytes: &B, head: &mut Head, lines: &Lines, start: u64, end: u64) -> Outcome {
+    let Lines {
+        line,
+        first_line,
+        first_end,
+        first_wanted,
+        traceparent_at,
+        traceparents,
+        length_at,
+        lengths,
+        encoding_end,
+        ended,
+        whole,
+        exhausted,
+    } = *lines;
+    if exhausted != 0 {
         return Outcome::TooManyLines;
     }
+    let first_wanted = first_wanted != 0;
     if first_wanted && first_end != 0 && !judge_first(bytes, head, first_line, first_end) {
         return Outcome::NotHttp;
     }
@@ -279,31 +389,29 @@ const fn eight(text: &[u8; 8]) -> u64 {
     u64::from_le_bytes(*text)
 }
 
+/// 1 for zero, else 0, without a comparison.
 #[inline(always)]
-fn is_zero(value: u64) -> u64 {
-    u64::from(value == 0)
+fn is_zero<B: Bytes>(bytes: &B, value: u64) -> u64 {
+    (bytes.opaque(value | value.wrapping_neg()) >> 63) ^ 1
 }
 
 #[inline(always)]
-fn starts_traceparent(first: u64, second: u64) -> u64 {
-    let wrong = ((first | FOLD) ^ eight(b"tracepar"))
-        | (((second | FOLD) ^ eight(b"ent:\0\0\0\0")) & 0xffff_ffff);
-    is_zero(wrong)
+fn differs_traceparent(first: u64, second: u64) -> u64 {
+    ((first | FOLD) ^ eight(b"tracepar"))
+        | (((second | FOLD) ^ eight(b"ent:\0\0\0\0")) & 0xffff_ffff)
 }
 
 #[inline(always)]
-fn starts_content_length(first: u64, second: u64) -> u64 {
-    let wrong = ((first | FOLD) ^ eight(b"content-"))
-        | (((second | FOLD) ^ eight(b"length:\0")) & 0x00ff_ffff_ffff_ffff);
-    is_zero(wrong)
+fn differs_content_length(first: u64, second: u64) -> u64 {
+    ((first | FOLD) ^ eight(b"content-"))
+        | (((second | FOLD) ^ eight(b"length:\0")) & 0x00ff_ffff_ffff_ffff)
 }
 
 #[inline(always)]
-fn starts_transfer_encoding(first: u64, second: u64, third: u64) -> u64 {
-    let wrong = ((first | FOLD) ^ eight(b"transfer"))
+fn differs_transfer_encoding(first: u64, second: u64, third: u64) -> u64 {
+    ((first | FOLD) ^ eight(b"transfer"))
         | ((second | FOLD) ^ eight(b"-encodin"))
-        | (((third | FOLD) ^ eight(b"g:\0\0\0\0\0\0")) & 0xffff);
-    is_zero(wrong)
+        | (((third | FOLD) ^ eight(b"g:\0\0\0\0\0\0")) & 0xffff)
 }
 
 /// Whether a complete first line is one of HTTP/1; notes kind, method and status.

@@ -13,6 +13,27 @@ impl Bytes for Block {
     }
 }
 
+struct Store([std::cell::Cell<u64>; Lines::WORDS]);
+
+impl LineStore for Store {
+    fn load(&self, index: usize) -> u64 {
+        self.0[index].get()
+    }
+
+    fn store(&self, index: usize, value: u64) {
+        self.0[index].set(value);
+    }
+}
+
+/// Both halves, as the kernel calls them.
+fn scan(bytes: &Block, head: &mut Head, start: u64, end: u64) -> Outcome {
+    let store = Store(std::array::from_fn(|_| std::cell::Cell::new(u64::MAX)));
+    find_lines(bytes, head, &store, start, end);
+    let words: [u64; Lines::WORDS] = std::array::from_fn(|index| store.load(index));
+    let lines: Lines = zerocopy::transmute!(words);
+    judge(bytes, head, &lines, start, end)
+}
+
 /// Scans `message` in pieces as the kernel does, and gives the head with the length of it, or why there is none.
 fn scan_pieces(pieces: &[&[u8]]) -> (Head, Result<u64, Outcome>) {
     let mut head = Head::default();

@@ -1,7 +1,7 @@
 //! Sends and receives of internet sockets: `inet_sendmsg(sock, msg, size)`, `inet_recvmsg(sock, msg, size, flags)` and their IPv6 twins
 //! (net/ipv4/af_inet.c, net/ipv6/af_inet6.c). The same prototypes since Linux 5.10.
 
-use agent_common::abi::{Counter, Direction, segment_flags};
+use agent_common::abi::{Direction, segment_flags};
 use aya_ebpf::{
     macros::{fentry, fexit},
     programs::{FEntryContext, FExitContext},
@@ -12,12 +12,10 @@ use crate::{
     conn,
     globals::global,
     kernel::{
-        field,
-        iter::{self, kind},
+        field, iter,
         sock::{self, IPPROTO_MPTCP, IPPROTO_TCP},
         task,
     },
-    maps::count,
     scratch, select,
 };
 
@@ -116,26 +114,7 @@ fn handle(
         work.write_seq = sock::write_seq(sk);
         work.copied_seq = sock::copied_seq(sk);
     }
-    place(work, message, direction);
+    iter::note(message, &mut work.place);
     ut_segment(level);
     scratch::release(scratch);
-}
-
-/// Notes where the segment's bytes are.
-#[inline(always)]
-pub(crate) fn place(work: &mut scratch::Work, message: *const u8, direction: Direction) {
-    iter::note(message, &mut work.place);
-    if work.place.kind == kind::OPAQUE {
-        work.flags |= segment_flags::NO_PAYLOAD;
-        count(Counter::LengthsOnly);
-        return;
-    }
-    if matches!(direction, Direction::Send) {
-        iter::settle(&mut work.place);
-    } else if work.flags & segment_flags::NO_PAYLOAD == 0
-        && !iter::rewind(&mut work.place, u64::from(work.length))
-    {
-        work.flags |= segment_flags::NO_PAYLOAD;
-        count(Counter::IteratorTooLong);
-    }
 }

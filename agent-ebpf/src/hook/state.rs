@@ -36,10 +36,14 @@ pub fn inet_csk_accept_exit(ctx: FExitContext) -> i32 {
     let child: *const u8;
     if global!(N_ARGS_ACCEPT) == 4 {
         // SAFETY: a load of the fifth word of the context, where the verifier allows it.
-        unsafe { asm!("{0} = *(u64 *)({1} + 32)", out(reg) child, in(reg) ctx.as_ptr(), options(readonly, nostack)) };
+        unsafe {
+            asm!("{0} = *(u64 *)({1} + 32)", out(reg) child, in(reg) ctx.as_ptr(), options(readonly, nostack))
+        };
     } else {
         // SAFETY: likewise, of the third word.
-        unsafe { asm!("{0} = *(u64 *)({1} + 16)", out(reg) child, in(reg) ctx.as_ptr(), options(readonly, nostack)) };
+        unsafe {
+            asm!("{0} = *(u64 *)({1} + 16)", out(reg) child, in(reg) ctx.as_ptr(), options(readonly, nostack))
+        };
     }
     accepted(child);
     0
@@ -125,14 +129,12 @@ fn established(sk: u64) {
     socket.identity = sock::identity_of(sk).word();
     if socket.has(flags::OWN) {
         let key = context::sending_key(sk, socket, UNTRACED);
-        context::hand_over(
-            key,
-            Handover {
-                trace_id: [0; 2],
-                span_id: 0,
-                trace_flags: 0,
-            },
-        );
+        let mark = Handover {
+            trace_id: [0; 2],
+            span_id: 0,
+            trace_flags: 0,
+        };
+        context::hand_over(&key, &mark);
         return;
     }
     conn::open(socket, sk, conn::now());

@@ -60,17 +60,20 @@ pub(crate) fn note(message: *const u8, place: &mut Place) {
     }
 }
 
-/// Moves `place` back over the `length` bytes that a receive has put into the iterator; false when they cannot be found.
+/// Moves a single buffer's place back over the `length` bytes that a receive has put into it; false when it cannot have.
 #[inline(always)]
-pub(crate) fn rewind(place: &mut Place, length: u64) -> bool {
-    if place.kind == kind::BUFFER {
-        if place.offset < length {
-            return false;
-        }
-        place.base = place.base.wrapping_add(place.offset - length);
-        place.offset = 0;
-        return true;
+pub(crate) fn rewind_buffer(place: &mut Place, length: u64) -> bool {
+    if place.offset < length {
+        return false;
     }
+    place.base = place.base.wrapping_add(place.offset - length);
+    place.offset = 0;
+    true
+}
+
+/// The same for an array of buffers: step by step.
+#[inline(always)]
+pub(crate) fn rewind_vector(place: &mut Place, length: u64) -> bool {
     let mut base = place.base;
     let mut offset = place.offset;
     let mut rest = length;
