@@ -94,7 +94,8 @@ pub extern "C" fn ut_segment(level: u32) -> u32 {
 
 /// Finds where the segment's bytes are.
 #[inline(always)]
-fn place(level: u32, work: &mut Work) {
+fn place(level: u32, work: *mut Work) {
+    let work = scratch::borrow(work);
     if work.place.kind == kind::OPAQUE {
         work.flags |= segment_flags::NO_PAYLOAD;
         count(Counter::LengthsOnly);
@@ -179,7 +180,8 @@ enum Step {
 
 /// The loop over the messages of a segment.
 #[inline(always)]
-fn follow(level: u32, work: &mut Work, turn: bool) {
+fn follow(level: u32, work: *mut Work, turn: bool) {
+    let work = scratch::borrow(work);
     work.cursor = 0;
     work.block_offset = 0;
     work.block_length = 0;
@@ -235,7 +237,8 @@ pub extern "C" fn ut_step(level: u32) -> u32 {
 }
 
 #[inline(always)]
-fn step(level: u32, scratch: &mut Scratch, socket: &mut Socket) -> u32 {
+fn step(level: u32, scratch: *mut Scratch, socket: &mut Socket) -> u32 {
+    let scratch = scratch::borrow(scratch);
     let direction = (scratch.work.direction & 1) as usize;
     let step = if scratch.work.continued == NEXT_BLOCK {
         Step::Continue
@@ -346,7 +349,8 @@ fn lose(stream: &mut Stream) {
 
 /// Loads the next block where it is needed, scans it, and acts on the outcome. False when the segment is dealt with.
 #[inline(always)]
-fn scan_step(level: u32, scratch: &mut Scratch, socket: &mut Socket, direction: usize) -> u32 {
+fn scan_step(level: u32, scratch: *mut Scratch, socket: &mut Socket, direction: usize) -> u32 {
+    let scratch = scratch::borrow(scratch);
     let work = &mut scratch.work;
     let block_end = work.block_offset.wrapping_add(work.block_length);
     if work.block_length == 0 || work.cursor >= block_end {
@@ -587,7 +591,8 @@ fn unread(work: &mut Work, socket: &mut Socket, direction: usize) {
 
 /// Ships what is left of a head that was offered before.
 #[inline(always)]
-fn ship_again(level: u32, work: &mut Work, length: u32) {
+fn ship_again(level: u32, work: *mut Work, length: u32) {
+    let work = scratch::borrow(work);
     let rest = work.length.wrapping_sub(work.cursor);
     let wanted = length.wrapping_add(BEHIND_HEAD);
     let wanted = if wanted > rest { rest } else { wanted };
@@ -603,7 +608,8 @@ fn ship_again(level: u32, work: &mut Work, length: u32) {
 
 /// Writes the block under construction, when there is something to ship.
 #[inline(always)]
-fn finish_block(level: u32, work: &mut Work) {
+fn finish_block(level: u32, work: *mut Work) {
+    let work = scratch::borrow(work);
     if work.ship != 0 || work.record_flags & segment_flags::POLICY_LIMIT != 0 {
         ut_emit_segment(level);
     }
@@ -810,7 +816,8 @@ pub extern "C" fn ut_copy(level: u32) -> u32 {
 
 /// Reads from several buffers.
 #[inline(always)]
-fn read_vector(level: u32, work: &mut Work, wanted: u32) -> u32 {
+fn read_vector(level: u32, work: *mut Work, wanted: u32) -> u32 {
+    let work = scratch::borrow(work);
     let mut base = work.place.base;
     let mut inside = work.place.offset;
     let mut skip = u64::from(work.block_offset);
@@ -848,7 +855,8 @@ fn read_vector(level: u32, work: &mut Work, wanted: u32) -> u32 {
 
 /// Whether the segment begins like a status line. For connections whose start was not seen.
 #[inline(always)]
-pub(crate) fn begins_response(level: u32, scratch: &mut Scratch) -> bool {
+pub(crate) fn begins_response(level: u32, scratch: *mut Scratch) -> bool {
+    let scratch = scratch::borrow(scratch);
     let work = &mut scratch.work;
     work.block_offset = 0;
     work.block_length = 8;

@@ -240,6 +240,16 @@ pub(crate) fn get(level: u32) -> Option<&'static mut Scratch> {
     Some(unsafe { &mut *scratch })
 }
 
+/// What a pointer into the scratch of this run points to.
+///
+/// Functions that call a global function take such a pointer and not a reference: the global function changes the same memory, and LLVM believes
+/// of a parameter that is a reference that nobody else does.
+#[inline(always)]
+pub(crate) fn borrow<T>(pointer: *mut T) -> &'static mut T {
+    // SAFETY: callers pass a part of the scratch that their run has acquired.
+    unsafe { &mut *pointer }
+}
+
 /// A free level.
 #[inline(always)]
 pub(crate) fn acquire() -> Option<(u32, &'static mut Scratch)> {

@@ -3,4 +3,3 @@
 pub(crate) mod inet;
 pub(crate) mod process;
 pub(crate) mod state;
-pub(crate) mod zz;
