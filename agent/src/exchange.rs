@@ -132,8 +132,8 @@ impl Exchange {
     }
 
     fn is_done(&self) -> bool {
-        self.failure.is_some()
-            || self.response_end.is_some() && (self.request_end.is_some() || self.request_lost)
+        let answered = self.response_end.is_some_and(|end| end.complete);
+        self.failure.is_some() || answered && (self.request_end.is_some() || self.request_lost)
     }
 }
 
@@ -245,9 +245,6 @@ impl Exchanges {
     /// The connection is over: every exchange is, one way or the other. The parser's last items were pushed before.
     pub fn close(&mut self, ending: Ending) {
         for exchange in &mut self.queue {
-            if exchange.is_done() && exchange.response_end.is_some_and(|end| end.complete) {
-                continue;
-            }
             let request_complete = exchange.request_end.is_some_and(|end| end.complete);
             let failure = match (ending.failure, exchange.response, exchange.response_end) {
                 (_, _, Some(end)) if end.complete => {

@@ -57,6 +57,27 @@ impl Record {
         };
         [fixed, &self.payload].concat()
     }
+
+    /// The segment that the record is.
+    ///
+    /// # Panics
+    ///
+    /// When it is another record.
+    pub fn segment_mut(&mut self) -> &mut Segment {
+        match &mut self.fixed {
+            Fixed::Segment(segment) => segment,
+            other => panic!("a segment, not {other:?}"),
+        }
+    }
+
+    /// More records of the connection were lost before this one.
+    pub fn add_dropped(&mut self, records: u32) {
+        match &mut self.fixed {
+            Fixed::Segment(segment) => segment.dropped += records,
+            Fixed::Close(close) => close.dropped += records,
+            Fixed::Open(_) | Fixed::Decision(_) => {}
+        }
+    }
 }
 
 /// One end of a connection, as the kernel sees it.
@@ -149,6 +170,36 @@ impl Socket {
     /// The process offers bytes, and the kernel accepts the first ones.
     pub fn send_partly(&mut self, bytes: &[u8], accepted: usize) -> &mut Segment {
         self.transfer(Direction::Send, bytes, accepted)
+    }
+
+    /// The process reads bytes that are written as several records; the first one is given back.
+    pub fn receive_in_blocks(&mut self, bytes: &[u8], block: usize) -> &mut Segment {
+        self.in_blocks(Direction::Receive, bytes, block)
+    }
+
+    /// The process sends bytes that are written as several records; the first one is given back.
+    pub fn send_in_blocks(&mut self, bytes: &[u8], block: usize) -> &mut Segment {
+        self.in_blocks(Direction::Send, bytes, block)
+    }
+
+    fn in_blocks(&mut self, direction: Direction, bytes: &[u8], block: usize) -> &mut Segment {
+        let first = self.records.len();
+        let segment = *self.transfer(direction, bytes, bytes.len());
+        let Some(mut record) = self.records.pop() else {
+            unreachable!("a segment was pushed");
+        };
+        for (index, payload) in bytes.chunks(block).enumerate() {
+            let mut next = segment;
+            next.captured = payload.len() as u32;
+            if index > 0 {
+                next.header.flags |= segment_flags::CONTINUED;
+                next.header.position += (index * block) as u64;
+            }
+            record.fixed = Fixed::Segment(next);
+            record.payload = payload.to_vec();
+            self.records.push(record.clone());
+        }
+        self.records[first].segment_mut()
     }
 
     /// Bytes pass of which no record is written: in the middle of a body. `last` are the last of them.

@@ -41,7 +41,7 @@ pub struct Piece<'a> {
     pub process: ProcessKey,
     /// Whether a message begins at `position`.
     pub starts: Start,
-    /// It continues the payload of the piece before it.
+    /// It is a further record of the same send or receive.
     pub continued: bool,
 }
 
@@ -58,7 +58,7 @@ pub enum Start {
 }
 
 impl Piece<'_> {
-    /// Position behind its last byte; behind the captured ones for a continuation, whose first record told the length.
+    /// Position behind its last byte; behind the captured ones for a further record: the first one told the length.
     #[must_use]
     pub const fn end(&self) -> u64 {
         let length = if self.continued {
@@ -70,32 +70,43 @@ impl Piece<'_> {
     }
 }
 
-/// A send that nobody has confirmed yet.
+/// A send that nobody has confirmed yet, with all records of it.
 #[derive(Debug)]
 struct Pending {
-    position: u64,
+    /// Behind the last byte that was offered.
     end: u64,
     time_ns: u64,
     process: ProcessKey,
-    starts: Start,
     payload: Vec<u8>,
+    blocks: Vec<Block>,
+}
+
+/// Captured bytes of a pending send.
+#[derive(Clone, Copy, Debug)]
+struct Block {
+    position: u64,
+    starts: Start,
+    /// Where in the payload they begin.
+    from: usize,
+    to: usize,
 }
 
 /// Buffers of confirmed sends, for the next ones.
 #[derive(Debug, Default)]
-pub struct Buffers(Vec<Vec<u8>>);
+pub struct Buffers(Vec<(Vec<u8>, Vec<Block>)>);
 
 impl Buffers {
     const KEPT: usize = 64;
 
-    fn take(&mut self) -> Vec<u8> {
+    fn take(&mut self) -> (Vec<u8>, Vec<Block>) {
         self.0.pop().unwrap_or_default()
     }
 
-    fn give(&mut self, mut buffer: Vec<u8>) {
+    fn give(&mut self, mut payload: Vec<u8>, mut blocks: Vec<Block>) {
         if self.0.len() < Self::KEPT {
-            buffer.clear();
-            self.0.push(buffer);
+            payload.clear();
+            blocks.clear();
+            self.0.push((payload, blocks));
         }
     }
 }
@@ -192,7 +203,7 @@ impl Stream {
             };
         }
         let fresh = fresh || piece.end() > self.next;
-        self.settle(false, reader);
+        self.settle(piece.end(), reader);
         fresh
     }
 
@@ -205,37 +216,40 @@ impl Stream {
         reader: &mut impl Reader,
     ) -> bool {
         self.begin(piece.position);
-        if piece.continued {
-            let Some(pending) = &mut self.pending else {
-                return false;
-            };
-            let contiguous = pending.position + pending.payload.len() as u64 == piece.position;
-            if contiguous && pending.payload.len() + piece.payload.len() <= PENDING_LIMIT {
-                pending.payload.extend_from_slice(piece.payload);
-                pending.end = pending.end.max(piece.end());
-            }
-            self.reached = self.reached.max(piece.end());
-            return contiguous;
-        }
         if piece.end() < self.next {
             return false;
         }
-        self.drop_pending(buffers);
         self.reached = self.reached.max(piece.end());
-        let mut payload = buffers.take();
-        payload.extend_from_slice(piece.payload.get(..PENDING_LIMIT).unwrap_or(piece.payload));
-        self.pending = Some(Pending {
-            position: piece.position,
-            end: piece.end(),
-            time_ns: piece.time_ns,
-            process: piece.process,
-            starts: piece.starts,
-            payload,
+        // Records of one send have one time; another send offers anew whatever was not accepted.
+        let same = |pending: &Pending| pending.time_ns == piece.time_ns;
+        if !self.pending.as_ref().is_some_and(same) {
+            self.drop_pending(buffers);
+        }
+        let pending = self.pending.get_or_insert_with(|| {
+            let (payload, blocks) = buffers.take();
+            Pending {
+                end: piece.end(),
+                time_ns: piece.time_ns,
+                process: piece.process,
+                payload,
+                blocks,
+            }
         });
+        let from = pending.payload.len();
+        let room = PENDING_LIMIT.saturating_sub(from);
+        let bytes = piece.payload.get(..room).unwrap_or(piece.payload);
+        pending.payload.extend_from_slice(bytes);
+        pending.blocks.push(Block {
+            position: piece.position,
+            starts: piece.starts,
+            from,
+            to: pending.payload.len(),
+        });
+        pending.end = pending.end.max(piece.end());
         if self.known.position > piece.position {
             // It came late: what followed it has told already how much of it was accepted.
             self.confirm(self.known.position, buffers, reader);
-            self.settle(false, reader);
+            self.settle(piece.end(), reader);
         }
         true
     }
@@ -247,43 +261,46 @@ impl Stream {
         buffers: &mut Buffers,
         reader: &mut impl Reader,
     ) {
-        if !self.seen {
-            if state.position == 0 && state.last_time_ns == 0 {
-                return;
-            }
-            self.begin(state.position);
-        }
+        self.begin(state.position);
         if state.position >= self.known.position && state.last_time_ns >= self.known.last_time_ns {
             self.known = *state;
         }
         self.confirm(self.known.position, buffers, reader);
-        self.settle(false, reader);
+        self.settle(state.position, reader);
     }
 
     /// The other side answers to what was offered here: it has been accepted, whatever the states say yet.
     pub fn imply(&mut self, buffers: &mut Buffers, reader: &mut impl Reader) {
-        if let Some(pending) = &self.pending {
-            let captured = pending.position + pending.payload.len() as u64;
+        let captured = self.pending.as_ref().and_then(|pending| {
+            let last = pending.blocks.last()?;
+            Some(last.position + (last.to - last.from) as u64)
+        });
+        if let Some(captured) = captured {
             self.confirm(captured.max(self.known.position), buffers, reader);
         }
     }
 
-    /// Tells the reader of bytes that passed unseen, where it tolerates that, or in any case when `force`.
-    pub fn settle(&mut self, force: bool, reader: &mut impl Reader) {
-        if self.lags() && (force || reader.tolerates(self.known.position)) {
-            reader.skip(
-                self.next,
-                self.known.position - self.next,
-                self.known.last_time_ns,
-            );
-            self.next = self.known.position;
+    /// Tells the reader of bytes that passed unseen below `position`, where it tolerates that. Not further: a record that waits may have told
+    /// of more already.
+    fn settle(&mut self, position: u64, reader: &mut impl Reader) {
+        if reader.tolerates(position.min(self.known.position)) {
+            self.give_up(position, reader);
+        }
+    }
+
+    /// Tells the reader that nothing will come of the bytes below `position`, all of which have passed.
+    pub fn give_up(&mut self, position: u64, reader: &mut impl Reader) {
+        let to = position.min(self.known.position);
+        if to > self.next {
+            reader.skip(self.next, to - self.next, self.known.last_time_ns);
+            self.next = to;
         }
     }
 
     /// Forgets what waits.
     pub fn drop_pending(&mut self, buffers: &mut Buffers) {
         if let Some(pending) = self.pending.take() {
-            buffers.give(pending.payload);
+            buffers.give(pending.payload, pending.blocks);
         }
     }
 
@@ -298,21 +315,29 @@ impl Stream {
         let Some(mut pending) = self.pending.take() else {
             return;
         };
-        if accepted > pending.position {
-            let count = usize::try_from(accepted - pending.position).unwrap_or(usize::MAX);
-            let bytes = pending.payload.get(..count).unwrap_or(&pending.payload);
+        for block in &mut pending.blocks {
+            if accepted <= block.position {
+                break;
+            }
+            let bytes = pending
+                .payload
+                .get(block.from..block.to)
+                .unwrap_or_default();
+            let count = usize::try_from(accepted - block.position).unwrap_or(usize::MAX);
+            let bytes = bytes.get(..count).unwrap_or(bytes);
+            let (time_ns, process) = (pending.time_ns, pending.process);
             self.read(
-                pending.position,
+                block.position,
                 bytes,
-                pending.time_ns,
-                pending.process,
-                pending.starts,
+                time_ns,
+                process,
+                block.starts,
                 reader,
             );
-            pending.starts = Start::Unproven;
+            block.starts = Start::Unproven;
         }
         if accepted >= pending.end {
-            buffers.give(pending.payload);
+            buffers.give(pending.payload, pending.blocks);
         } else {
             self.pending = Some(pending);
         }
@@ -337,7 +362,7 @@ impl Stream {
         {
             reader.start(position, time_ns, process, turn);
         }
-        let known = usize::try_from(self.next - position).unwrap_or(usize::MAX);
+        let known = usize::try_from(self.next.saturating_sub(position)).unwrap_or(usize::MAX);
         match bytes.get(known..) {
             Some(fresh) if !fresh.is_empty() => {
                 reader.bytes(self.next, time_ns, process, fresh);

@@ -118,6 +118,12 @@ impl Pipeline {
         self.core.balance(open)
     }
 
+    /// Bytes buffered now, over all connections.
+    #[must_use]
+    pub const fn buffered(&self) -> usize {
+        self.core.buffered
+    }
+
     fn event(&mut self, event: &Event<'_>) {
         match *event {
             Event::Segment(segment, payload) => self.segment(segment, payload),

@@ -269,20 +269,27 @@ impl Tracked {
     /// Takes a decision, before or after its message.
     pub(super) fn decide(&mut self, decided: Decided, core: &mut Core) {
         let decision = &decided.decision;
-        if decision.trace_id == [0; 16] || self.decisions.knows(decision) {
+        if decision.trace_id == [0; 16] {
             return;
         }
-        core.decision_read(&decided);
         let direction = Direction::from_u8(decision.direction);
         if let Speech::Parsed(_, requests) = self.speech
             && requests == direction
             && let Some(exchange) = self.exchanges.find_mut(decision.position, decision.stream)
-            && exchange.decided.is_none()
         {
-            exchange.rejected = core.joined(&decided, exchange.request.start_ns);
-            exchange.decided = Some(decided);
-            self.decisions.note_joined(direction, decision.position);
-        } else if let Some(oldest) = self.decisions.push(decided) {
+            if exchange.decided.is_none() {
+                core.decision_read(&decided);
+                exchange.rejected = core.joined(&decided, exchange.request.start_ns);
+                exchange.decided = Some(decided);
+                self.decisions.note_joined(direction, decision.position);
+            }
+            return;
+        }
+        if self.decisions.knows(decision) {
+            return;
+        }
+        core.decision_read(&decided);
+        if let Some(oldest) = self.decisions.push(decided) {
             self.unobserved(oldest, core);
         }
     }
@@ -324,12 +331,16 @@ impl Tracked {
         let direction = Direction::from_u8(segment.direction);
         let opposite = direction.opposite();
         let flags = segment.header.flags;
-        let continued = flags & segment_flags::CONTINUED != 0;
         let force = force || segment.dropped > self.connection.dropped;
         self.connection.dropped = self.connection.dropped.max(segment.dropped);
 
-        self.observe(opposite, &segment.peer, core);
-        self.observe(direction, &segment.own, core);
+        // What was sent first: it may tell the protocol, and what was received is judged by that.
+        let (sent, received) = match direction {
+            Direction::Send => (&segment.own, &segment.peer),
+            Direction::Receive => (&segment.peer, &segment.own),
+        };
+        self.observe(Direction::Send, sent, core);
+        self.observe(Direction::Receive, received, core);
         self.note(core);
         if !self.fill(opposite, segment.peer.position, force, core)
             || !self.fill(direction, segment.header.position, force, core)
@@ -337,8 +348,10 @@ impl Tracked {
             return false;
         }
 
-        let starts = flags & segment_flags::MESSAGE_START != 0 && !continued;
-        let turn = segment.peer.last_time_ns >= segment.own.last_time_ns;
+        let starts = flags & segment_flags::MESSAGE_START != 0;
+        // Where more of the other side was passed over already, the answer to this message may be among it.
+        let turn = segment.peer.last_time_ns >= segment.own.last_time_ns
+            && self.connection.streams[opposite as usize].next() <= segment.peer.position;
         if starts {
             self.rest(opposite, &segment.peer, true, core);
         }
@@ -355,7 +368,7 @@ impl Tracked {
             } else {
                 Start::Unproven
             },
-            continued,
+            continued: flags & segment_flags::CONTINUED != 0,
         };
         let mut feed = feed!(self, direction, core);
         let stream = &mut self.connection.streams[direction as usize];
@@ -382,8 +395,8 @@ impl Tracked {
         if !stream.has_gap_before(position, &feed) {
             return true;
         }
-        if force && stream.known().position >= position {
-            stream.settle(true, &mut feed);
+        if force {
+            stream.give_up(position, &mut feed);
             self.note(core);
         }
         force
@@ -507,7 +520,7 @@ impl Tracked {
     fn apply_live(&mut self, states: &[StreamState; 2], core: &mut Core) {
         let first = match self.speech {
             Speech::Parsed(_, requests) => requests,
-            Speech::Unjudged | Speech::Unknown => Direction::Receive,
+            Speech::Unjudged | Speech::Unknown => Direction::Send,
         };
         for direction in [first, first.opposite()] {
             let state = &states[direction as usize];
@@ -534,7 +547,7 @@ impl Tracked {
     fn settle_all(&mut self, core: &mut Core) {
         for direction in [Direction::Receive, Direction::Send] {
             let mut feed = feed!(self, direction, core);
-            self.connection.streams[direction as usize].settle(true, &mut feed);
+            self.connection.streams[direction as usize].give_up(u64::MAX, &mut feed);
             self.note(core);
         }
     }

@@ -63,6 +63,8 @@ struct Half {
     body: u64,
     /// Next byte to come.
     next: u64,
+    /// The kernel says that a message begins at this position, at a turn or not; its bytes have not come.
+    claim: Option<(u64, bool)>,
     /// The head so far, when a chunk boundary cuts it.
     head: Vec<u8>,
     head_end: HeadEnd,
@@ -78,6 +80,7 @@ impl Half {
             last_ns: 0,
             body: 0,
             next: 0,
+            claim: None,
             head: Vec::new(),
             head_end: HeadEnd::new(),
         }
@@ -169,6 +172,39 @@ impl Http1Parser {
         let end = half.end_at(position, time_ns);
         half.phase = if synced { Phase::Start } else { Phase::Lost };
         items.push(message_end(side, end));
+    }
+
+    /// A message begins here, whatever the counts say.
+    fn begin(&mut self, side: Side, mark: Mark, turn: bool, items: &mut Vec<Item>) {
+        let half = self.half(side);
+        if half.phase == Phase::Opaque {
+            return;
+        }
+        if half.phase == Phase::Head {
+            self.lose(side, Item::Lost(side), items);
+        } else if half.in_body() {
+            // Whatever its head said: the kernel saw more.
+            let mut end = half.end_at(mark.position, half.last_ns);
+            end.complete = true;
+            items.push(message_end(side, end));
+        }
+        if side == Side::Request && !self.synced && turn {
+            // Whatever the other side was doing belongs to what was lost.
+            self.response.phase = Phase::Start;
+            self.response.head = Vec::new();
+            self.synced = true;
+        }
+        let synced = self.synced;
+        let half = self.half_mut(side);
+        if synced {
+            half.phase = Phase::Start;
+        } else {
+            half.phase = Phase::Lost;
+            items.push(match side {
+                Side::Request => Item::Lost(side),
+                Side::Response => Item::Unpaired,
+            });
+        }
     }
 
     /// The head in `bytes` is complete; `mark` is where and when its last byte passed.
@@ -311,12 +347,12 @@ impl Http1Parser {
     fn head_bytes(&mut self, side: Side, mark: Mark, bytes: &[u8], items: &mut Vec<Item>) -> usize {
         let half = self.half_mut(side);
         if half.phase == Phase::Start {
-            // RFC 9112 section 2.2: empty lines before a first line are ignored.
+            // RFC 9112 section 2.2: empty lines before a request line are ignored.
             let blank = bytes
                 .iter()
                 .take_while(|byte| matches!(byte, b'\r' | b'\n'))
                 .count();
-            if blank > 0 {
+            if blank > 0 && side == Side::Request {
                 half.next += blank as u64;
                 return blank;
             }
@@ -395,44 +431,23 @@ impl Http1Parser {
 }
 
 impl Parser for Http1Parser {
-    fn start(&mut self, side: Side, mark: Mark, turn: bool, items: &mut Vec<Item>) {
-        let half = self.half(side);
-        if half.phase == Phase::Opaque {
-            return;
-        }
-        if half.phase == Phase::Head {
-            self.lose(side, Item::Lost(side), items);
-        } else if half.in_body() {
-            // Whatever its head said: the kernel saw more.
-            let mut end = half.end_at(mark.position, half.last_ns);
-            end.complete = true;
-            items.push(message_end(side, end));
-        }
-        if side == Side::Request && !self.synced && turn {
-            // Whatever the other side was doing belongs to what was lost.
-            self.response.phase = Phase::Start;
-            self.response.head = Vec::new();
-            self.synced = true;
-        }
-        let synced = self.synced;
-        let half = self.half_mut(side);
-        if synced {
-            half.phase = Phase::Start;
-        } else {
-            half.phase = Phase::Lost;
-            items.push(match side {
-                Side::Request => Item::Lost(side),
-                Side::Response => Item::Unpaired,
-            });
-        }
-        self.half_mut(side).next = mark.position;
+    fn start(&mut self, side: Side, mark: Mark, turn: bool, _items: &mut Vec<Item>) {
+        self.half_mut(side).claim = Some((mark.position, turn));
     }
 
     fn bytes(&mut self, side: Side, mark: Mark, bytes: &[u8], items: &mut Vec<Item>) {
         if bytes.is_empty() {
             return;
         }
-        self.half_mut(side).next = mark.position;
+        let half = self.half_mut(side);
+        half.next = mark.position;
+        // A claim is checked against the bytes: a record may hold the rest of one head and the beginning of the next message.
+        if let Some((position, turn)) = half.claim.take()
+            && position == mark.position
+            && plausible(side, bytes)
+        {
+            self.begin(side, mark, turn, items);
+        }
         let mut rest = bytes;
         while !rest.is_empty() {
             let half = self.half_mut(side);

@@ -1,5 +1,11 @@
 //! Conversations pushed through all stages.
 
+mod context;
+mod endings;
+mod framing;
+mod loss;
+mod properties;
+
 use agent_common::abi::{Direction, Role};
 
 use crate::{
@@ -9,6 +15,14 @@ use crate::{
 
 const GET: &[u8] = b"GET /a?q=1 HTTP/1.1\r\nHost: shop\r\nUser-Agent: t\r\n\r\n";
 const OK: &[u8] = b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nhello";
+
+/// The only span there is.
+fn only(bench: &Bench) -> &Span {
+    match bench.spans.as_slice() {
+        [span] => span,
+        spans => panic!("one span, not {spans:#?}"),
+    }
+}
 
 fn int(span: &Span, key: &str) -> Option<i64> {
     match span.attribute(key) {
@@ -65,9 +79,7 @@ fn makes_a_client_span_with_a_url_that_shows_no_values() {
     socket.send(GET).starts();
     socket.receive(OK).starts();
     bench.push(&mut socket);
-    let [span] = bench.spans.as_slice() else {
-        panic!("one span, not {:?}", bench.spans);
-    };
+    let span = only(&bench);
     assert_eq!(span.kind, SpanKind::Client);
     assert_eq!(
         text(span, name::URL_FULL),
@@ -122,9 +134,7 @@ fn counts_a_body_it_does_not_see() {
     socket.send(head).starts();
     socket.pass(Direction::Send, 3_000_000_000, b"");
     bench.push(&mut socket).live(&[&socket]);
-    let [span] = bench.spans.as_slice() else {
-        panic!("one span, not {:?}", bench.spans);
-    };
+    let span = only(&bench);
     assert_eq!(
         int(span, name::HTTP_RESPONSE_BODY_SIZE),
         Some(3_000_000_000)
