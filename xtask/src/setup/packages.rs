@@ -1,6 +1,8 @@
 //! Packages that must be installed on this machine: only the missing ones, through apt-get, each named.
+//!
+//! Only their programs are wanted: a server that comes with its package is neither started nor enabled.
 
-use std::process::Command;
+use std::{fs, os::unix::fs::PermissionsExt as _, path::Path, process::Command};
 
 use anyhow::{Context as _, Result, bail};
 
@@ -41,12 +43,48 @@ pub(crate) fn install(packages: &[&HostPackage]) -> Result<()> {
     if !run::is_root() {
         bail!("packages are missing and only root can install them; {by_hand}");
     }
-    if apt_get(&["install", "--yes", "--no-install-recommends"], &names).is_ok() {
-        return Ok(());
+    let _quiet = NoServiceStart::begin();
+    let install = ["install", "--yes", "--no-install-recommends"];
+    if apt_get(&install, &names).is_err() {
+        // The first try fails on a machine whose package lists are empty or old.
+        apt_get(&["update"], &[]).with_context(|| by_hand.clone())?;
+        apt_get(&install, &names).context(by_hand)?;
     }
-    // The first try fails on a machine whose package lists are empty or old.
-    apt_get(&["update"], &[]).with_context(|| by_hand.clone())?;
-    apt_get(&["install", "--yes", "--no-install-recommends"], &names).context(by_hand)
+    for service in packages
+        .iter()
+        .filter_map(|package| package.service.as_ref())
+    {
+        // Absent or without systemd there is nothing that could be enabled.
+        let _ =
+            run::output(Command::new("systemctl").args(["--quiet", "disable", service.as_str()]));
+    }
+    Ok(())
+}
+
+/// Keeps installed packages from starting their services, by Debian's own switch for that (see invoke-rc.d(8)).
+struct NoServiceStart {
+    made: bool,
+}
+
+/// What maintainer scripts ask before they start a service; 101 means no.
+const POLICY: &str = "/usr/sbin/policy-rc.d";
+
+impl NoServiceStart {
+    fn begin() -> Self {
+        // A policy that is there already is the administrator's.
+        let made = !Path::new(POLICY).exists()
+            && fs::write(POLICY, "#!/bin/sh\nexit 101\n").is_ok()
+            && fs::set_permissions(POLICY, fs::Permissions::from_mode(0o755)).is_ok();
+        Self { made }
+    }
+}
+
+impl Drop for NoServiceStart {
+    fn drop(&mut self) {
+        if self.made {
+            let _ = fs::remove_file(POLICY);
+        }
+    }
 }
 
 fn apt_get(arguments: &[&str], names: &[&str]) -> Result<()> {
@@ -59,7 +97,5 @@ fn apt_get(arguments: &[&str], names: &[&str]) -> Result<()> {
         .args(names)
         .env("DEBIAN_FRONTEND", "noninteractive")
         .env("LC_ALL", "C");
-    // Installing nginx must not start it.
-    command.env("RUNLEVEL", "1");
     run::output(&mut command).map(drop)
 }

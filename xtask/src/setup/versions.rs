@@ -78,8 +78,11 @@ pub(crate) struct HostPackage {
     pub(crate) package: String,
     /// The programs that are missed without it.
     pub(crate) commands: Vec<String>,
-    /// What needs it, for messages.
+    /// What needs it: `virtual machines`, `workloads` or both.
     pub(crate) purpose: String,
+    /// The service that its installation would enable, which is not wanted.
+    #[serde(default)]
+    pub(crate) service: Option<String>,
 }
 
 /// The table.
