@@ -63,7 +63,8 @@ pub enum Input<'a> {
     Process(&'a ProcessFacts),
     /// A new mapping from monotonic to real time.
     Clock(ClockPair),
-    /// Answers of the program `live_positions`; entries with `found == 0` belong to connections that are gone.
+    /// Answers of the program `live_positions`; entries with `found == 0` belong to connections that are gone. They are used at the next tick,
+    /// unless a record of the connection comes first: the ring buffer must be drained in between.
     Live(&'a [abi::LiveRequest]),
     /// Time passed: now, CLOCK_MONOTONIC nanoseconds. Pushed at least every 100 ms after the ring buffer was drained.
     Tick(u64),

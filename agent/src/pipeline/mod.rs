@@ -19,7 +19,7 @@ use self::{core::Core, track::Tracked};
 use crate::{
     conn::{Connection, Table, process_key},
     event::{Event, Input},
-    exchange::Decided,
+    exchange::{Decided, Failure},
     process::ProcessKey,
     span::Span,
     telemetry::Counters,
@@ -91,14 +91,15 @@ impl Pipeline {
         }
     }
 
-    /// Ends everything that is open, as if all connections were closed now: for the end of a recording and of the agent.
+    /// Ends everything that is open: for the end of a recording and of the agent. Requests that wait for a response become spans that say that
+    /// it was not seen, not spans with an error.
     pub fn finish(&mut self) {
         for slot in self.connections.slots() {
             let Some(id) = self.connections.get(slot).map(Tracked::id) else {
                 continue;
             };
             if let Some(mut tracked) = self.connections.remove(id) {
-                tracked.abandon(&mut self.core);
+                tracked.abandon(Some(Failure::ResponseUnseen), &mut self.core);
             }
         }
         self.active.clear();
@@ -227,7 +228,7 @@ impl Pipeline {
             if tracked.tick(&mut self.core) {
                 Self::list(slot, tracked, &mut self.active);
             } else if let Some(mut tracked) = self.connections.remove(id) {
-                tracked.abandon(&mut self.core);
+                tracked.abandon(None, &mut self.core);
                 self.remember_closed(id);
             }
         }

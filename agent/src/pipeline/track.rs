@@ -605,14 +605,19 @@ impl Tracked {
         self.end(ending, core);
     }
 
-    /// It is over, and nobody said how.
-    pub(super) fn abandon(&mut self, core: &mut Core) {
+    /// It is not followed any more: the connection is gone and nobody said how, or the agent ends (`failure`).
+    pub(super) fn abandon(&mut self, failure: Option<Failure>, core: &mut Core) {
         self.retry_held(true, core);
+        // What was offered last was accepted, as far as anybody knows.
+        let mut feed = feed!(self, Direction::Send, core);
+        let sent = &mut self.connection.streams[Direction::Send as usize];
+        sent.imply(&mut core.buffers, &mut feed);
+        self.note(core);
         let last_ns = |stream: &Stream| stream.known().last_time_ns;
         let [received, sent] = &self.connection.streams;
         let ending = Ending {
             time_ns: last_ns(received).max(last_ns(sent)).max(core.now_ns),
-            failure: None,
+            failure,
         };
         self.end(ending, core);
     }

@@ -300,8 +300,10 @@ impl Agent {
         if let Some(log) = &mut self.log {
             log.flush();
         }
-        self.ask_positions();
+        // Answers hold if no record of the connection comes before the next tick: so they are asked for after this one, and the ring
+        // buffer is drained in between.
         self.inner.push(&Input::Tick(now_ns));
+        self.ask_positions();
         self.inner.table.expire(now_ns);
         outputs.tick(now_ns);
     }

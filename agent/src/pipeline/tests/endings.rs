@@ -182,12 +182,28 @@ fn follows_an_idle_connection_without_asking_for_it() {
 }
 
 #[test]
-fn finishes_what_is_open_at_the_end_of_a_recording() {
+fn blames_nobody_for_what_is_open_when_the_agent_ends() {
     let mut bench = Bench::new();
-    let mut socket = Socket::open(1, Role::Server);
-    socket.receive(GET).starts();
-    bench.push(&mut socket);
+    let mut waiting = Socket::open(1, Role::Server);
+    waiting.receive(GET).starts();
+    bench.push(&mut waiting);
+    // Offered a moment ago, and nothing has confirmed it yet.
+    let mut answered = Socket::open(2, Role::Server);
+    answered.receive(GET).starts();
+    answered.send(OK).starts();
+    bench.push(&mut answered);
     bench.pipeline.finish();
     bench.pipeline.drain_spans(&mut bench.spans);
-    assert_eq!(error_of(&bench), Some("connection_closed"));
+    let [waiting, answered] = bench.spans.as_slice() else {
+        panic!("two spans, not {:?}", bench.spans);
+    };
+    assert_eq!(waiting.status, Status::Unset);
+    assert!(
+        waiting
+            .attribute(name::UNDERTRACE_RESPONSE_UNSEEN)
+            .is_some()
+    );
+    assert_eq!(int(answered, name::HTTP_RESPONSE_STATUS_CODE), Some(200));
+    assert_eq!(answered.attribute(name::UNDERTRACE_RESPONSE_UNSEEN), None);
+    bench.check_books();
 }
