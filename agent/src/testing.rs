@@ -2,7 +2,7 @@
 //!
 //! Positions, states, times and flags are kept as the event ABI says, so that a test names bytes and not bookkeeping.
 
-use std::sync::Arc;
+use std::{ops::Range, sync::Arc};
 
 use agent_common::abi::{
     ABI_VERSION, Close, CloseReason, Decision, DecisionRecord, Direction, Header, Kind,
@@ -182,22 +182,40 @@ impl Socket {
         self.in_blocks(Direction::Send, bytes, block)
     }
 
+    /// The process sends bytes of which these ranges are written, each as a record; the first one is given back.
+    pub fn send_ranges(&mut self, bytes: &[u8], ranges: &[Range<usize>]) -> &mut Segment {
+        self.in_ranges(Direction::Send, bytes, ranges)
+    }
+
     fn in_blocks(&mut self, direction: Direction, bytes: &[u8], block: usize) -> &mut Segment {
+        let ranges: Vec<_> = (0..bytes.len())
+            .step_by(block)
+            .map(|from| from..bytes.len().min(from + block))
+            .collect();
+        self.in_ranges(direction, bytes, &ranges)
+    }
+
+    fn in_ranges(
+        &mut self,
+        direction: Direction,
+        bytes: &[u8],
+        ranges: &[Range<usize>],
+    ) -> &mut Segment {
         let first = self.records.len();
         let segment = *self.transfer(direction, bytes, bytes.len());
-        let Some(mut record) = self.records.pop() else {
-            unreachable!("a segment was pushed");
-        };
-        for (index, payload) in bytes.chunks(block).enumerate() {
+        self.records.truncate(first);
+        for range in ranges {
             let mut next = segment;
-            next.captured = payload.len() as u32;
-            if index > 0 {
+            next.header.position += range.start as u64;
+            next.length -= range.start as u32;
+            next.captured = range.len() as u32;
+            if self.records.len() > first {
                 next.header.flags |= segment_flags::CONTINUED;
-                next.header.position += (index * block) as u64;
             }
-            record.fixed = Fixed::Segment(next);
-            record.payload = payload.to_vec();
-            self.records.push(record.clone());
+            self.records.push(Record {
+                fixed: Fixed::Segment(next),
+                payload: bytes[range.clone()].to_vec(),
+            });
         }
         self.records[first].segment_mut()
     }

@@ -450,3 +450,45 @@ fn reads_a_head_that_continues_in_further_records() {
     assert_eq!(text(only(&bench), name::URL_PATH), Some("/long"));
     bench.check_books();
 }
+
+#[test]
+fn reads_two_messages_of_one_send_with_an_unseen_body_between_them() {
+    let mut bench = Bench::new();
+    let mut socket = Socket::open(1, Role::Client);
+    let first = b"PUT /1 HTTP/1.1\r\nContent-Length: 20000\r\n\r\n";
+    let second = b"PUT /2 HTTP/1.1\r\nContent-Length: 7\r\n\r\n";
+    let bytes = [&first[..], &[b'x'; 20_000], second, b"0123456"].concat();
+    let at = first.len() + 20_000;
+    socket
+        .send_ranges(&bytes, &[0..first.len() + 64, at..at + second.len()])
+        .starts();
+    socket.records[2].segment_mut().starts();
+    for _ in 0..2 {
+        socket.receive(OK).starts();
+    }
+    bench.push(&mut socket);
+    let sizes: Vec<_> = bench
+        .spans
+        .iter()
+        .map(|span| int(span, name::HTTP_REQUEST_BODY_SIZE))
+        .collect();
+    assert_eq!(sizes, [Some(20_000), Some(7)]);
+    assert_eq!(bench.counters.segments_stale.get(), 0);
+    bench.check_books();
+}
+
+#[test]
+fn believes_no_claimed_start_in_the_middle_of_a_head() {
+    let mut bench = Bench::new();
+    let mut socket = Socket::open(1, Role::Server);
+    let (left, right) = GET.split_at(20);
+    socket.receive(left).starts();
+    // The record holds the rest of one head and the whole of the next request: its flag speaks of the latter.
+    socket.receive(&[right, GET].concat()).starts();
+    socket.send(OK).starts();
+    socket.send(OK).starts();
+    bench.push(&mut socket).live(&[&socket]);
+    assert_eq!(statuses(&bench), [Some(200), Some(200)]);
+    assert_eq!(bench.counters.messages_lost_to_gap.get(), 0);
+    bench.check_books();
+}
