@@ -6,6 +6,7 @@
 mod books;
 mod config;
 mod core;
+mod feed;
 #[cfg(test)]
 mod tests;
 mod track;

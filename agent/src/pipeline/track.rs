@@ -1,18 +1,20 @@
 //! One connection on its way through the stages: streams, parser, exchanges, decisions.
 
 use agent_common::abi::{
-    Close, CloseReason, Direction, LiveRequest, Open, Role, Segment, StreamState, segment_flags,
+    Close, CloseReason, Direction, LiveRequest, Open, Segment, StreamState, segment_flags,
 };
 
-use super::core::{Core, nanoseconds};
+use super::{
+    core::{Core, nanoseconds},
+    feed::{Feed, Speech, side_of},
+};
 use crate::{
-    conn::{Connection, Hold, Piece, Reader, Start, Stream, process_key},
+    conn::{Connection, Hold, Piece, Start, Stream, process_key},
     correlate::Decisions,
     exchange::{Decided, Ending, Exchanges, Failure, Noted},
     process::ProcessKey,
-    protocol::{Item, Mark, Parser, Side, registry},
+    protocol::Item,
     span::SpanKind,
-    telemetry::Counters,
 };
 
 /// How long a decision whose message was passed over is kept, should the message come after all.
@@ -25,16 +27,6 @@ const GONE_TICKS: u8 = 2;
 const EPIPE: u32 = 32;
 const ECONNRESET: u32 = 104;
 const ETIMEDOUT: u32 = 110;
-
-/// The protocol of a connection.
-enum Speech {
-    /// Nobody has judged it.
-    Unjudged,
-    /// This parser follows it; requests go in this direction.
-    Parsed(Box<dyn Parser>, Direction),
-    /// No protocol that is known, or not any more.
-    Unknown,
-}
 
 /// A connection and all that is known of its messages.
 pub(super) struct Tracked {
@@ -62,123 +54,6 @@ impl std::fmt::Debug for Tracked {
         f.debug_struct("Tracked")
             .field("connection", &self.connection)
             .finish_non_exhaustive()
-    }
-}
-
-/// Reads one stream of a connection for its parser.
-struct Feed<'a> {
-    speech: &'a mut Speech,
-    role: &'a mut Role,
-    direction: Direction,
-    /// Nothing has been read of either stream, and both are followed from their beginning.
-    untouched: bool,
-    starting: Option<bool>,
-    items: &'a mut Vec<Item>,
-    counters: &'a Counters,
-}
-
-impl Feed<'_> {
-    /// Judges the first bytes of a message on a connection that nobody follows.
-    fn judge(&mut self, mark: Mark, bytes: &[u8]) {
-        let first = self.untouched && mark.position == 0;
-        if !first && self.starting.is_none() {
-            return;
-        }
-        let judged = registry::recognise(bytes).and_then(|(protocol, side)| {
-            let requests = match side {
-                Side::Request => self.direction,
-                Side::Response => self.direction.opposite(),
-            };
-            let expected = match *self.role {
-                Role::Unknown => requests,
-                Role::Client => Direction::Send,
-                Role::Server => Direction::Receive,
-            };
-            (expected == requests).then_some((protocol, side, requests))
-        });
-        let Some((protocol, side, requests)) = judged else {
-            *self.speech = Speech::Unknown;
-            return;
-        };
-        *self.role = match requests {
-            Direction::Send => Role::Client,
-            Direction::Receive => Role::Server,
-        };
-        let mut parser = protocol.parser(first);
-        parser.start(side, mark, self.starting.unwrap_or(true), self.items);
-        parser.bytes(side, mark, bytes, self.items);
-        *self.speech = Speech::Parsed(parser, requests);
-    }
-}
-
-fn side_of(direction: Direction, requests: Direction) -> Side {
-    if direction == requests {
-        Side::Request
-    } else {
-        Side::Response
-    }
-}
-
-impl Reader for Feed<'_> {
-    fn start(&mut self, position: u64, time_ns: u64, process: ProcessKey, turn: bool) {
-        let mark = Mark {
-            position,
-            time_ns,
-            process,
-        };
-        match self.speech {
-            Speech::Parsed(parser, requests) => {
-                let side = side_of(self.direction, *requests);
-                parser.start(side, mark, turn, self.items);
-            }
-            Speech::Unjudged | Speech::Unknown => self.starting = Some(turn),
-        }
-    }
-
-    fn bytes(&mut self, position: u64, time_ns: u64, process: ProcessKey, bytes: &[u8]) {
-        self.counters.stream_bytes.add(bytes.len() as u64);
-        let mark = Mark {
-            position,
-            time_ns,
-            process,
-        };
-        match self.speech {
-            Speech::Parsed(parser, requests) => {
-                let side = side_of(self.direction, *requests);
-                parser.bytes(side, mark, bytes, self.items);
-            }
-            Speech::Unjudged | Speech::Unknown => self.judge(mark, bytes),
-        }
-        self.starting = None;
-    }
-
-    fn skip(&mut self, position: u64, length: u64, time_ns: u64) {
-        if !self.tolerates(position.saturating_add(length)) {
-            self.counters.stream_gap_bytes.add(length);
-        }
-        if let Speech::Parsed(parser, requests) = self.speech {
-            let side = side_of(self.direction, *requests);
-            let mark = Mark {
-                position,
-                time_ns,
-                process: ProcessKey {
-                    tgid: 0,
-                    start_ns: 0,
-                },
-            };
-            parser.skip(side, mark, length, self.items);
-        }
-    }
-
-    fn tolerates(&self, to: u64) -> bool {
-        match &*self.speech {
-            Speech::Parsed(parser, requests) => {
-                parser.tolerates(side_of(self.direction, *requests), to)
-            }
-            // The first bytes tell the protocol.
-            Speech::Unjudged => !self.untouched,
-            Speech::Unknown => true,
-        }
     }
 }
 
