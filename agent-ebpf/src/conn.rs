@@ -344,7 +344,8 @@ pub(crate) fn close(sk: u64, reason: CloseReason) {
     let time_ns = now();
     let identity = Identity::from_word(socket.identity);
     if !socket.has(flags::COUNTED) && identity.family != AF_UNIX && !socket.has(flags::CONNECTING) {
-        unwrap(socket, sock::write_seq(sk), sock::copied_seq(sk));
+        let (write_seq, copied_seq) = sock::sequences(sk, sock::state(sk));
+        unwrap(socket, write_seq, copied_seq);
     }
     context::abandon(sk, socket);
     context::forget_handover(socket);

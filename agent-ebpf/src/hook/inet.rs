@@ -96,6 +96,7 @@ fn handle(
     if identity.protocol != IPPROTO_TCP && identity.protocol != IPPROTO_MPTCP {
         return;
     }
+    let state: u8 = field::load(sk, global!(O_SOCK_COMMON_SKC_STATE));
     let Some((level, scratch)) = scratch::acquire() else {
         return;
     };
@@ -111,8 +112,7 @@ fn handle(
     work.flags = segment_flags;
     work.direction = direction as u32;
     if identity.protocol == IPPROTO_TCP {
-        work.write_seq = sock::write_seq(sk);
-        work.copied_seq = sock::copied_seq(sk);
+        (work.write_seq, work.copied_seq) = sock::sequences(sk, state);
     }
     iter::note(message, &mut work.place);
     ut_segment(level);

@@ -63,6 +63,29 @@ pub(crate) fn identity(sk: *const u8) -> Identity {
     }
 }
 
+/// States in which this end's FIN is queued or sent: FIN_WAIT1, FIN_WAIT2, TIME_WAIT, CLOSE, LAST_ACK, CLOSING (tcp_close_state,
+/// net/ipv4/tcp.c).
+const FIN_SENT: u32 = 1 << 4 | 1 << 5 | 1 << 6 | 1 << 7 | 1 << 9 | 1 << 11;
+/// States in which the peer's FIN has come: TIME_WAIT, CLOSE, CLOSE_WAIT, LAST_ACK, CLOSING (tcp_fin, net/ipv4/tcp_input.c).
+const FIN_RECEIVED: u32 = 1 << 6 | 1 << 7 | 1 << 8 | 1 << 9 | 1 << 11;
+
+/// `write_seq` and `copied_seq` of a socket in this TCP state, as positions of payload: a FIN counts as a byte in both, and the receive that takes
+/// the last bytes may take the FIN with them. A closed socket without an error has seen both.
+#[inline(always)]
+pub(crate) fn sequences(sk: u64, state: u8) -> (u32, u32) {
+    let (mut write, mut copied) = (write_seq(sk), copied_seq(sk));
+    if state != TCP_ESTABLISHED && (state != TCP_CLOSE || error(sk) == 0) {
+        let state = 1u32 << (state & 15);
+        if state & FIN_SENT != 0 {
+            write = write.wrapping_sub(1);
+        }
+        if state & FIN_RECEIVED != 0 && is_drained(sk) {
+            copied = copied.wrapping_sub(1);
+        }
+    }
+    (write, copied)
+}
+
 /// `tcp_sock.write_seq`.
 #[inline(always)]
 pub(crate) fn write_seq(sk: u64) -> u32 {
