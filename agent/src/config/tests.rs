@@ -39,11 +39,25 @@ fn error(variables: &[(&str, &str)]) -> String {
         .to_string()
 }
 
-/// A file in a directory of its own that goes away with it.
-fn written(name: &str, text: &str) -> PathBuf {
+/// A file that goes away with the test.
+struct Written(PathBuf);
+
+impl Written {
+    fn path(&self) -> &str {
+        self.0.to_str().expect("a UTF-8 path")
+    }
+}
+
+impl Drop for Written {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_file(&self.0);
+    }
+}
+
+fn written(name: &str, text: &str) -> Written {
     let path = std::env::temp_dir().join(format!("undertrace-{}-{name}", std::process::id()));
     std::fs::write(&path, text).expect("the temporary folder is writable");
-    path
+    Written(path)
 }
 
 fn ports(config: &Config) -> Vec<String> {
@@ -54,7 +68,7 @@ fn ports(config: &Config) -> Vec<String> {
 #[test]
 fn ports_of_the_file_are_numbers_or_ranges() {
     let path = written("ports.yaml", "port: [80, 8000-8099, \"443\"]\n");
-    let config = config(&["--config", path.to_str().expect("a UTF-8 path")], &[]);
+    let config = config(&["--config", path.path()], &[]);
     assert_eq!(ports(&config), ["80", "8000-8099", "443"]);
 }
 
@@ -87,11 +101,10 @@ fn flags_outrank_variables_and_variables_outrank_the_file() {
         "layers.yaml",
         "port: [1, 2]\nexe: [/from/file]\npid: [7]\nsampler: traceidratio\nsampler_arg: 0.25\nquery: true\n",
     );
-    let path = path.to_str().expect("a UTF-8 path");
     let config = config(
         &["--port", "80", "--port", "81,82-90"],
         &[
-            ("UNDERTRACE_CONFIG", path),
+            ("UNDERTRACE_CONFIG", path.path()),
             ("UNDERTRACE_PORT", "90"),
             ("UNDERTRACE_EXE", "/from/env, /b*"),
         ],
@@ -110,9 +123,8 @@ fn the_endpoint_of_the_file_is_used_where_no_variable_is_set() {
         "otlp.yaml",
         "otlp:\n  endpoint: http://file:4317\n  protocol: grpc\n  timeout: 500\n",
     );
-    let path = path.to_str().expect("a UTF-8 path");
     let of = |variables: &[(&str, &str)]| {
-        let settings = config(&["--config", path], variables).traces;
+        let settings = config(&["--config", path.path()], variables).traces;
         settings.map(|settings| (settings.endpoint, settings.timeout))
     };
     let half = Duration::from_millis(500);

@@ -118,7 +118,7 @@ impl Outputs {
                 &counters,
                 self.runtime.handle(),
             )?;
-            info!(endpoint = settings.endpoint, protocol = ?settings.protocol, "sending spans");
+            info!(endpoint = settings.public_endpoint(), protocol = ?settings.protocol, "sending spans");
             self.pending = Arc::new(worker.pending_gauge());
             self.worker = Some(worker);
             self.sinks.add(Box::new(sink));
@@ -231,6 +231,7 @@ impl Outputs {
         }
         let mut snapshot = self.source()();
         snapshot.discrepancies = discrepancies;
+        snapshot.at_rest = true;
         eprint!("{}", report(&snapshot, stderr_color()));
         if let Some(path) = &self.config.stats_json {
             snapshot.write_json(path).map_err(|source| RunError::File {
@@ -261,7 +262,7 @@ impl Outputs {
                     ("map_memory_bytes", kernel.map_memory_bytes),
                     ("resident_bytes", resident_bytes()),
                 ],
-                discrepancies: Vec::new(),
+                ..Snapshot::default()
             }
         })
     }

@@ -15,6 +15,8 @@ pub struct Snapshot {
     pub gauges: Vec<(&'static str, u64)>,
     /// Sums within the pipeline that do not hold, one sentence each.
     pub discrepancies: Vec<String>,
+    /// Nothing is under way any more, so that all sums must hold.
+    pub at_rest: bool,
 }
 
 /// One equation that must hold when everything has come to rest.

@@ -76,7 +76,7 @@ impl GrpcClient {
 /// The endpoint is no URL, or a certificate cannot be read.
 pub fn channel(settings: &Settings) -> Result<Channel, ClientError> {
     let invalid_endpoint = |source: tonic::transport::Error| ClientError::Endpoint {
-        endpoint: settings.endpoint.clone(),
+        endpoint: settings.public_endpoint(),
         source: source.into(),
     };
     let mut endpoint = Endpoint::from_shared(settings.endpoint.clone())

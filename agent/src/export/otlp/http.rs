@@ -37,7 +37,7 @@ impl HttpClient {
     /// The endpoint is no URL, a header is no header, or a certificate cannot be read.
     pub fn new(settings: &Settings) -> Result<Self, ClientError> {
         let url = Url::parse(&settings.endpoint).map_err(|source| ClientError::Endpoint {
-            endpoint: settings.endpoint.clone(),
+            endpoint: settings.public_endpoint(),
             source: source.into(),
         })?;
         let client = client(settings)?;

@@ -53,7 +53,7 @@ pub enum ClientError {
     /// The endpoint is no URL that can be connected to.
     #[error("{endpoint:?} is no usable OTLP endpoint")]
     Endpoint {
-        /// As configured.
+        /// As configured, without user name and password.
         endpoint: String,
         /// What is wrong with it.
         #[source]
@@ -113,7 +113,7 @@ pub fn start(
         queue: Arc::clone(&queue),
         client,
         json: settings.protocol == Protocol::HttpJson,
-        endpoint: settings.endpoint.clone(),
+        endpoint: settings.public_endpoint(),
         policy,
         counters: Arc::clone(counters),
         in_flight: Arc::clone(&in_flight),

@@ -66,10 +66,29 @@ pub struct Settings {
     pub tls: Tls,
 }
 
+impl Settings {
+    /// The endpoint without user name and password, for logs.
+    #[must_use]
+    pub fn public_endpoint(&self) -> String {
+        let (scheme, rest) = match self.endpoint.split_once("://") {
+            Some((scheme, rest)) => (format!("{scheme}://"), rest),
+            None => (String::new(), self.endpoint.as_str()),
+        };
+        let (authority, path) = match rest.find(['/', '?', '#']) {
+            Some(end) => rest.split_at(end),
+            None => (rest, ""),
+        };
+        let host = authority
+            .rsplit_once('@')
+            .map_or(authority, |(_, host)| host);
+        format!("{scheme}{host}{path}")
+    }
+}
+
 impl fmt::Debug for Settings {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Settings")
-            .field("endpoint", &self.endpoint)
+            .field("endpoint", &self.public_endpoint())
             .field("protocol", &self.protocol)
             .field("gzip", &self.gzip)
             .field("timeout", &self.timeout)

@@ -419,6 +419,23 @@ async fn settings_that_cannot_work_are_refused_at_the_start() {
 }
 
 #[test]
+fn logs_show_no_password() {
+    let mut secret = settings("", Protocol::HttpProtobuf);
+    for (endpoint, public) in [
+        (
+            "https://me:hunter2@c:4318/v1/traces",
+            "https://c:4318/v1/traces",
+        ),
+        ("http://c/a@b", "http://c/a@b"),
+        ("http://c", "http://c"),
+    ] {
+        secret.endpoint = endpoint.to_owned();
+        assert_eq!(secret.public_endpoint(), public);
+        assert!(!format!("{secret:?}").contains("hunter2"));
+    }
+}
+
+#[test]
 fn estimates_no_span_below_its_encoded_size() {
     let mut large = span(1);
     for index in 0..50_i64 {
