@@ -19,10 +19,11 @@ use crate::{
     kernel::{
         field,
         iter::{self, IOVEC, kind},
+        sock::{IPPROTO_MPTCP, Identity},
         user,
     },
     maps::{HEADS, POLICIES, add, count},
-    scratch::{self, Found, HeadKey, Scratch, State, View, Work, bound_block},
+    scratch::{self, Found, HeadKey, Scratch, View, Work, bound_block},
 };
 
 /// Blocks and messages of one segment that are looked at.
@@ -84,12 +85,66 @@ pub extern "C" fn ut_segment(level: u32) -> u32 {
     let receive = work.direction == Direction::Receive as u32;
     let turn = u32::from(socket.last_direction) != work.direction;
     socket.last_direction = work.direction as u8;
+    work.finished = 0;
+    work.wants_snapshot = 0;
     follow(level, work, turn);
     socket.dropped = work.dropped;
+    let direction = (work.direction & 1) as usize;
+    let phase = socket.streams[direction].phase;
+    if phase == Phase::Chunked as u8 || phase == Phase::Turn as u8 {
+        keep_tail(level, work, &raw mut socket.streams[direction]);
+        if !receive
+            && phase == Phase::Chunked as u8
+            && http1::ends_chunked(socket.streams[direction].state.tail[1])
+        {
+            work.finished = 1;
+        }
+    }
+    if work.finished != 0 && socket.role == Role::Server as u8 {
+        finish_request(work.sk, socket);
+    }
     if receive && work.decisions == 0 {
         decide::read(work, socket, true);
     }
     0
+}
+
+/// Keeps the segment's last bytes: the end of a chunked body is told by them.
+#[inline(always)]
+fn keep_tail(level: u32, work: *mut Work, stream: *mut Stream) {
+    let (work, stream) = (scratch::borrow(work), scratch::borrow(stream));
+    const TAIL: u32 = 16;
+    let length = if work.length < TAIL {
+        work.length
+    } else {
+        TAIL
+    };
+    let Some(scratch) = scratch::get(level) else {
+        return;
+    };
+    let old = if stream.tail_end == work.position {
+        stream.state.tail
+    } else {
+        [0; 2]
+    };
+    // The old tail, the new bytes behind it, and of all that the last 16.
+    scratch.bytes[CARRY as usize / 8] = old[0];
+    scratch.bytes[CARRY as usize / 8 + 1] = old[1];
+    work.block_offset = work.length.wrapping_sub(length);
+    work.block_length = length;
+    work.copy_base = TAIL;
+    ut_read_block(level);
+    work.copy_base = 0;
+    if work.block_length != length {
+        return;
+    }
+    let view = View::of(scratch);
+    let at = CARRY.wrapping_add(u64::from(length));
+    stream.state.tail = [
+        scan::Bytes::word(&view, at),
+        scan::Bytes::word(&view, at.wrapping_add(8)),
+    ];
+    stream.tail_end = work.position.wrapping_add(u64::from(work.length));
 }
 
 /// Finds where the segment's bytes are.
@@ -140,7 +195,12 @@ fn observe(work: &mut Work, socket: &mut Socket) {
         work.flags |= segment_flags::COUNTED;
     } else {
         let read = if receive { work.length } else { 0 };
-        conn::unwrap(socket, work.write_seq, work.copied_seq.wrapping_sub(read));
+        conn::unwrap(
+            socket,
+            work.sk,
+            work.write_seq,
+            work.copied_seq.wrapping_sub(read),
+        );
     }
     let [received, sent] = &mut socket.streams;
     let (own, peer) = if receive {
@@ -149,21 +209,13 @@ fn observe(work: &mut Work, socket: &mut Socket) {
         (sent, received)
     };
     work.position = own.state.position;
-    work.own = state_of(own);
-    work.peer = state_of(peer);
+    work.own = conn::state_of(own);
+    work.peer = conn::state_of(peer);
     own.state.last_time_ns = work.time_ns;
-    if receive {
+    let counts_asked = Identity::from_word(work.identity).protocol == IPPROTO_MPTCP;
+    if receive || counts_asked {
         own.state.position = own.state.position.wrapping_add(length);
     }
-}
-
-#[inline(always)]
-fn state_of(stream: &Stream) -> State {
-    let mut state = stream.state;
-    if stream.tail_end != state.position {
-        state.tail = [0; 2];
-    }
-    state
 }
 
 /// What to do with the rest of a segment.
@@ -176,6 +228,8 @@ enum Step {
     Continue,
     /// Ship the rest of a head that was decided before.
     Again(u32),
+    /// A protocol that the kernel does not know.
+    Unknown,
 }
 
 /// The loop over the messages of a segment.
@@ -203,6 +257,9 @@ fn follow(level: u32, work: *mut Work, turn: bool) {
         if result == DONE {
             break;
         }
+    }
+    if work.wants_snapshot != 0 {
+        ut_snapshot(level);
     }
     finish_block(level, work);
 }
@@ -251,6 +308,10 @@ fn step(level: u32, scratch: *mut Scratch, socket: &mut Socket) -> u32 {
             ship_again(level, &mut scratch.work, length);
             return DONE;
         }
+        Step::Unknown => {
+            unknown(level, &raw mut scratch.work, socket);
+            return DONE;
+        }
         Step::Scan => {
             let work = &mut scratch.work;
             work.head = Head::default();
@@ -284,10 +345,14 @@ fn next(work: &mut Work, socket: &mut Socket) -> Step {
     let at = work.position.wrapping_add(u64::from(work.cursor));
     let phase = stream.phase;
     if phase == Phase::Opaque as u8 || phase == Phase::UntilClose as u8 {
-        if at >= stream.head_end || at < stream.message_start {
-            return Step::Leave;
+        if at < stream.head_end && at >= stream.message_start {
+            return Step::Again((stream.head_end - at) as u32);
         }
-        return Step::Again((stream.head_end - at) as u32);
+        return if phase == Phase::Opaque as u8 {
+            Step::Unknown
+        } else {
+            Step::Leave
+        };
     }
     if phase == Phase::Turn as u8 {
         return if turn { Step::Scan } else { Step::Leave };
@@ -333,6 +398,9 @@ fn next(work: &mut Work, socket: &mut Socket) -> Step {
         return if turn { Step::Scan } else { Step::Leave };
     }
     let body = stream.message_end - at;
+    if body == u64::from(rest) && !receive {
+        work.finished = 1;
+    }
     if body >= u64::from(rest) {
         return if body == 0 { Step::Scan } else { Step::Leave };
     }
@@ -448,6 +516,16 @@ fn complete(work: &mut Work, socket: &mut Socket, direction: usize) -> bool {
     if start >= work.position.wrapping_add(u64::from(work.block_offset)) && work.head_length == 0 {
         work.head_length = (end - start) as u32;
     }
+    if work.repeated != 0 && socket.streams[direction].head_end == end {
+        // Offered again, because it was not accepted: the same message, the same decision.
+        work.repeated = 0;
+        if is_request && socket.request.decision.position == start {
+            work.decision = socket.request.decision;
+            place_decision(work);
+        }
+        return socket.streams[direction].phase == Phase::Body as u8;
+    }
+    work.repeated = 0;
     let framing = if is_request {
         http1::request_framing(&work.head)
     } else {
@@ -461,23 +539,18 @@ fn complete(work: &mut Work, socket: &mut Socket, direction: usize) -> bool {
         stream.tries = 0;
     }
     if is_request {
-        if work.repeated != 0 && socket.request.decision.position == start {
-            decide::repeat(work, socket);
-            place_decision(work);
-        } else {
-            if !socket.pending.push(work.head.method) || work.decisions >= DECISIONS {
-                count(Counter::DecisionsBeyondLimit);
-                lose(&mut socket.streams[direction]);
-                return false;
-            }
-            if receive {
-                decide::server(work, socket);
-            } else {
-                decide::client(work, socket);
-            }
-            place_decision(work);
+        if !socket.pending.push(work.head.method) || work.decisions >= DECISIONS {
+            count(Counter::DecisionsBeyondLimit);
+            lose(&mut socket.streams[direction]);
+            return false;
         }
-    } else if work.repeated == 0 {
+        if receive {
+            decide::server(work, socket);
+        } else {
+            decide::client(work, socket);
+        }
+        place_decision(work);
+    } else {
         let interim = matches!(framing, Framing::Interim);
         if !interim {
             socket.pending.pop();
@@ -536,6 +609,7 @@ fn place_decision(work: &mut Work) {
     let record = work.position.wrapping_add(u64::from(work.block_offset));
     if work.message_start == record {
         work.slot = SlotKind::Decision as u32;
+        work.slot_decision = work.decision;
         return;
     }
     emit::decision(work);
@@ -545,16 +619,16 @@ fn place_decision(work: &mut Work) {
 #[inline(always)]
 fn refuse(work: &mut Work, socket: &mut Socket, direction: usize) {
     work.record_flags &= !segment_flags::MESSAGE_START;
-    let stream = &mut socket.streams[direction];
-    if stream.phase == Phase::Chunked as u8 {
+    if socket.streams[direction].phase == Phase::Chunked as u8 {
         work.ship = 0;
         return;
     }
-    let first = stream.detected == 0;
-    stream.detected = 1;
+    let first = socket.streams[direction].detected == 0;
+    socket.streams[direction].detected = 1;
     if first {
         work.record_flags |= segment_flags::POLICY_LIMIT;
         work.policy = PolicyKind::Detect as u32;
+        want_snapshot(work, socket);
         work.ship = if work.block_length > DETECT {
             DETECT
         } else {
@@ -563,6 +637,7 @@ fn refuse(work: &mut Work, socket: &mut Socket, direction: usize) {
     } else {
         work.ship = 0;
     }
+    let stream = &mut socket.streams[direction];
     if stream.phase == Phase::Turn as u8 && stream.tries < TRIES {
         stream.tries += 1;
         return;
@@ -587,6 +662,60 @@ fn unread(work: &mut Work, socket: &mut Socket, direction: usize) {
     work.ship = 0;
     work.record_flags &= !segment_flags::MESSAGE_START;
     work.record_flags |= segment_flags::POLICY_LIMIT;
+}
+
+/// Ships what user space wants of a protocol that the kernel does not know. It is asked at each change of direction.
+#[inline(always)]
+fn unknown(level: u32, work: *mut Work, socket: &mut Socket) {
+    let work = scratch::borrow(work);
+    if work.turn != 0
+        && let Some((kind, limit)) = policy_of(socket.connection)
+    {
+        socket.policy = kind as u8;
+        socket.limit = limit;
+    }
+    work.policy = u32::from(socket.policy);
+    if socket.policy != PolicyKind::Segments as u8 || work.cursor != 0 {
+        return;
+    }
+    let limit = if socket.limit > PAYLOAD_BLOCK as u32 {
+        PAYLOAD_BLOCK as u32
+    } else {
+        socket.limit
+    };
+    work.block_offset = 0;
+    work.block_length = if work.length > limit {
+        limit
+    } else {
+        work.length
+    };
+    ut_read_block(level);
+    work.ship = work.block_length;
+    work.record_flags |= segment_flags::POLICY_LIMIT;
+    want_snapshot(work, socket);
+}
+
+/// Asks for the sender's current request in the record's slot.
+#[inline(always)]
+fn want_snapshot(work: &mut Work, socket: &Socket) {
+    if work.direction == Direction::Send as u32 && socket.role != Role::Server as u8 {
+        work.wants_snapshot = 1;
+    }
+}
+
+/// Puts the sender's current request into the slot of the record under construction.
+///
+/// A global function: the verifier checks it once.
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub extern "C" fn ut_snapshot(level: u32) -> u32 {
+    let Some(scratch) = scratch::get(level) else {
+        return 0;
+    };
+    if let Some(socket) = conn::find(scratch.work.sk) {
+        decide::snapshot(&mut scratch.work, socket);
+    }
+    0
 }
 
 /// Ships what is left of a head that was offered before.
@@ -677,7 +806,7 @@ fn restore(scratch: &mut Scratch, socket: &Socket, direction: usize) -> bool {
     scratch.unfinished = unsafe { *kept };
     scratch.work.head = scratch.unfinished.head;
     scratch.work.message_start = socket.streams[direction].message_start;
-    scratch.work.continued = 1;
+    scratch.work.continued = RESTORED;
     true
 }
 
@@ -801,7 +930,8 @@ pub extern "C" fn ut_copy(level: u32) -> u32 {
     if length == 0 {
         return 0;
     }
-    let to = block.wrapping_add(bound_block(u64::from(work.copy_to)) as usize);
+    let to = u64::from(work.copy_base.wrapping_add(work.copy_to));
+    let to = block.wrapping_add(bound_block(to) as usize);
     // SAFETY: at most 4 KiB go to the block or the 4 KiB behind it.
     if unsafe { user::read(to, length as u32, from) } {
         return length as u32;

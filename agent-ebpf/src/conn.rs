@@ -3,10 +3,7 @@
 //! Input: socks. Output: entries of `SOCKETS`, and `Open` and `Close` records. What a segment's bytes mean is [`crate::capture`].
 
 use agent_common::{
-    abi::{
-        Close, CloseReason, Counter, Decision, Direction, Kind, Open, Origin, PolicyKind, Role,
-        StreamState,
-    },
+    abi::{Close, CloseReason, Counter, Decision, Direction, Kind, Open, Origin, PolicyKind, Role},
     wire::http1::{Pending, Phase},
 };
 use aya_ebpf::helpers::generated::{bpf_get_smp_processor_id, bpf_ktime_get_ns};
@@ -40,8 +37,8 @@ pub(crate) mod flags {
     pub(crate) const HANDED_OVER: u32 = 1 << 6;
     /// It was counted as not recognised.
     pub(crate) const NOT_RECOGNISED: u32 = 1 << 7;
-    /// A record was lost: it is counted in the next.
-    pub(crate) const STARTED: u32 = 1 << 8;
+    /// The FIN was queued: `write_seq` counts it, the stream does not.
+    pub(crate) const FIN_SENT: u32 = 1 << 8;
 }
 
 /// Bits of [`Request::flags`].
@@ -344,8 +341,7 @@ pub(crate) fn close(sk: u64, reason: CloseReason) {
     let time_ns = now();
     let identity = Identity::from_word(socket.identity);
     if !socket.has(flags::COUNTED) && identity.family != AF_UNIX && !socket.has(flags::CONNECTING) {
-        let (write_seq, copied_seq) = sock::sequences(sk, sock::state(sk));
-        unwrap(socket, write_seq, copied_seq);
+        unwrap(socket, sk, sock::write_seq(sk), sock::copied_seq(sk));
     }
     context::abandon(sk, socket);
     context::forget_handover(socket);
@@ -358,8 +354,8 @@ pub(crate) fn close(sk: u64, reason: CloseReason) {
         };
         emit::record(&Close {
             header: emit::header(Kind::Close, size_of::<Close>(), time_ns, socket.connection),
-            sent: final_state(&socket.streams[Direction::Send as usize]),
-            received: final_state(&socket.streams[Direction::Receive as usize]),
+            sent: emit::state(&state_of(&socket.streams[Direction::Send as usize])),
+            received: emit::state(&state_of(&socket.streams[Direction::Receive as usize])),
             error,
             dropped: socket.dropped,
             reason: reason as u8,
@@ -375,27 +371,36 @@ pub(crate) fn close(sk: u64, reason: CloseReason) {
     let _ = SOCKETS.remove(sk);
 }
 
+/// What a direction has seen; the tail only where it belongs to the position.
 #[inline(always)]
-fn final_state(stream: &Stream) -> StreamState {
+pub(crate) fn state_of(stream: &Stream) -> State {
     let mut state = stream.state;
     if stream.tail_end != state.position {
         state.tail = [0; 2];
     }
-    emit::state(&state)
+    state
 }
 
 /// Brings both positions up to the sequence numbers.
 #[inline(always)]
-pub(crate) fn unwrap(socket: &mut Socket, write_seq: u32, copied_seq: u32) {
-    let (send_base, receive_base) = (socket.send_base, socket.receive_base);
-    let [receive, send] = &mut socket.streams;
-    advance(&mut send.state.position, send_base, write_seq);
-    advance(&mut receive.state.position, receive_base, copied_seq);
+pub(crate) fn unwrap(socket: &mut Socket, sk: u64, write_seq: u32, copied_seq: u32) {
+    if !socket.has(flags::FIN_SENT) {
+        let sent = &mut socket.streams[Direction::Send as usize].state.position;
+        let delta = distance(*sent, socket.send_base, write_seq);
+        *sent = sent.wrapping_add(delta);
+    }
+    let read = &mut socket.streams[Direction::Receive as usize].state.position;
+    let delta = distance(*read, socket.receive_base, copied_seq);
+    // A reader that meets the FIN steps over it as over a byte.
+    if delta == 1 && sock::may_have_fin(sk) {
+        return;
+    }
+    *read = read.wrapping_add(delta);
 }
 
-/// Moves a 64-bit position to the nearest one with the low 32 bits of `sequence - base`.
+/// From a 64-bit position to the nearest one with the low 32 bits of `sequence - base`.
 #[inline(always)]
-fn advance(position: &mut u64, base: u32, sequence: u32) {
-    let delta = sequence.wrapping_sub(base).wrapping_sub(*position as u32) as i32;
-    *position = position.wrapping_add(i64::from(delta) as u64);
+fn distance(position: u64, base: u32, sequence: u32) -> u64 {
+    let delta = sequence.wrapping_sub(base).wrapping_sub(position as u32) as i32;
+    i64::from(delta) as u64
 }

@@ -5,7 +5,10 @@
 
 use core::arch::asm;
 
-use agent_common::abi::Counter;
+use agent_common::{
+    abi::{Counter, Direction},
+    wire::http1::Phase,
+};
 
 use crate::{
     conn::{Request, Socket, find, flags, request_flags},
@@ -117,10 +120,14 @@ pub(crate) fn current(work: &Work) -> Option<&'static mut Thread> {
 #[inline(always)]
 fn current_or_new(work: &Work) -> Option<&'static mut Thread> {
     let start = task::start(work.task);
-    if let Some(thread) = thread(work.pid_tgid)
-        && thread.start == start
-    {
-        return Some(thread);
+    if let Some(thread) = thread(work.pid_tgid) {
+        // An entry that another thread made, to count the process's requests.
+        if thread.start == 0 {
+            thread.start = start;
+        }
+        if thread.start == start {
+            return Some(thread);
+        }
     }
     let fresh = Thread {
         start,
@@ -138,6 +145,41 @@ fn current_or_new(work: &Work) -> Option<&'static mut Thread> {
 fn leader(pid_tgid: u64) -> u64 {
     let tgid = pid_tgid >> 32;
     tgid << 32 | tgid
+}
+
+/// A thread goes to wait for events: what it reads next may belong to anybody.
+#[inline(always)]
+pub(crate) fn wait(pid_tgid: u64) {
+    if let Some(thread) = thread(pid_tgid) {
+        thread.epoch = thread.epoch.wrapping_add(1);
+    }
+}
+
+/// A thread was cloned: it may work for the request that its creator serves, while that is the only one of the process.
+#[inline(always)]
+pub(crate) fn descend(parent: u64, child: u64, child_start: u64) {
+    let Some(thread) = thread(parent) else {
+        return;
+    };
+    let (sk, position) = if thread.open == 1 {
+        let Some(socket) = find(thread.sum) else {
+            return;
+        };
+        (thread.sum, socket.request.decision.position)
+    } else if thread.open == 0 && thread.ancestor_sk != 0 {
+        (thread.ancestor_sk, thread.ancestor_position)
+    } else {
+        return;
+    };
+    let fresh = Thread {
+        start: child_start,
+        ancestor_sk: sk,
+        ancestor_position: position,
+        ..Thread::default()
+    };
+    if faulty(fault::THREADS_FULL) || THREADS.insert(child, fresh, 0).is_err() {
+        count(Counter::ThreadsFull);
+    }
 }
 
 /// Notes that the running thread has read something of a request, or of a connection whose request is not known (`sk` 0).
@@ -271,7 +313,10 @@ pub(crate) fn close(sk: u64, socket: &mut Socket) {
 #[inline(always)]
 pub(crate) fn abandon(sk: u64, socket: &mut Socket) {
     if socket.request.flags & request_flags::OPEN != 0 {
-        count(Counter::RequestsAbandoned);
+        // A response that ends with the connection is complete now.
+        if socket.streams[Direction::Send as usize].phase != Phase::UntilClose as u8 {
+            count(Counter::RequestsAbandoned);
+        }
         close(sk, socket);
     }
 }

@@ -4,7 +4,7 @@
 //! records it leaves. The choices themselves are [`agent_common::wire::decide`].
 
 use agent_common::{
-    abi::{Counter, Decision, Method, Origin, Role, Source, decision_flags},
+    abi::{Counter, Decision, Method, Origin, Role, SlotKind, Source, decision_flags},
     wire::{
         decide::{self, Cause, Context, Situation},
         sampling,
@@ -173,7 +173,9 @@ fn find_cause(work: &Work, thread: Option<&Thread>, socket: &Socket) -> Found {
         open: thread.open,
         had_several: thread.had_several != 0,
         first_after_connect: first,
-        connect_known: socket.connect_sk != 0,
+        // The thread's only open request needs no help of that rule.
+        connect_known: socket.connect_sk != 0
+            && !(thread.open == 1 && socket.connect_sk == thread.sum),
         epoch_reads: if thread.read_epoch == thread.epoch {
             thread.reads
         } else {
@@ -283,7 +285,10 @@ pub(crate) fn current_request(work: &Work, socket: &Socket) -> (u64, u64) {
 /// Decides the request that the running thread is about to send, and leaves a record for its receiver.
 #[inline(never)]
 pub(crate) fn client(work: &mut Work, socket: &mut Socket) {
-    context::forget_handover(socket);
+    // Several requests in flight each need their record.
+    if socket.pending.count() <= 1 {
+        context::forget_handover(socket);
+    }
     let header = header_context(&work.head);
     let thread = if task::is_worker(work.task) {
         None
@@ -373,10 +378,27 @@ fn parent_context(request: &Request) -> Context {
     }
 }
 
-/// Repeats the decision of a send that is offered again: same position, same decision.
+/// Fills the decision in scratch with the sender's current request, as a snapshot.
 #[inline(always)]
-pub(crate) fn repeat(work: &mut Work, socket: &Socket) {
-    work.decision = socket.request.decision;
+pub(crate) fn snapshot(work: &mut Work, socket: &Socket) {
+    if task::is_worker(work.task) {
+        return;
+    }
+    let thread = context::current(work);
+    let found = find_cause(work, thread.as_deref(), socket);
+    let Some(parent) = found.parent else {
+        return;
+    };
+    work.decision = parent.request.decision;
+    work.decision.position = work.position;
+    work.decision.direction = work.direction as u8;
+    work.decision.source = Source::Causal as u8;
+    work.decision.method = found.method as u8;
+    work.decision.confidence = decide::confidence(found.method);
+    work.decision.parent_connection = parent.connection;
+    work.decision.parent_position = parent.request.decision.position;
+    work.slot = SlotKind::Snapshot as u32;
+    work.slot_decision = work.decision;
 }
 
 /// Notes that the running thread has read bytes of this connection: what it does next may be on behalf of that connection's request.

@@ -161,7 +161,7 @@ pub extern "C" fn ut_emit_segment(level: u32) -> u32 {
     segment.decision = if work.slot == 0 {
         Decision::default()
     } else {
-        work.decision
+        work.slot_decision
     };
 
     work.emitted = work.emitted.wrapping_add(1);

@@ -84,6 +84,12 @@ pub(crate) struct Work {
     /// What to copy from the process: how much, where to in the block, and from which address.
     pub(crate) copy_length: u32,
     pub(crate) copy_to: u32,
+    pub(crate) copy_base: u32,
+    /// 1: the last byte of a response was offered.
+    pub(crate) finished: u32,
+    /// 1: the record's slot shall hold the sender's current request.
+    pub(crate) wants_snapshot: u32,
+    pub(crate) reserved_copy: u32,
     pub(crate) copy_from: u64,
     /// Bytes that could not be read behind them.
     pub(crate) unreadable: u32,
@@ -111,6 +117,8 @@ pub(crate) struct Work {
     pub(crate) head: Head,
     pub(crate) lines: Lines,
     pub(crate) decision: Decision,
+    /// What the slot of the record under construction holds.
+    pub(crate) slot_decision: Decision,
     pub(crate) staged: DecisionRecord,
     pub(crate) handover_key: HandoverKey,
     pub(crate) handover: Handover,

@@ -13,14 +13,14 @@ use crate::{
     globals::global,
     kernel::{
         field, iter,
-        sock::{self, IPPROTO_MPTCP, IPPROTO_TCP},
+        sock::{self, IPPROTO_MPTCP, IPPROTO_TCP, Identity},
         task,
     },
     scratch, select,
 };
 
-const MSG_OOB: u32 = 1;
-const MSG_PEEK: u32 = 2;
+pub(super) const MSG_OOB: u32 = 1;
+pub(super) const MSG_PEEK: u32 = 2;
 const MSG_TRUNC: u32 = 0x20;
 const MSG_ERRQUEUE: u32 = 0x2000;
 
@@ -96,7 +96,28 @@ fn handle(
     if identity.protocol != IPPROTO_TCP && identity.protocol != IPPROTO_MPTCP {
         return;
     }
-    let state: u8 = field::load(sk, global!(O_SOCK_COMMON_SKC_STATE));
+    run(
+        sk,
+        identity,
+        message,
+        pid_tgid,
+        length,
+        direction,
+        segment_flags,
+    );
+}
+
+/// Describes a send or receive in scratch and hands it on.
+#[inline(always)]
+pub(super) fn run(
+    sk: *const u8,
+    identity: Identity,
+    message: *const u8,
+    pid_tgid: u64,
+    length: u32,
+    direction: Direction,
+    segment_flags: u32,
+) {
     let Some((level, scratch)) = scratch::acquire() else {
         return;
     };
@@ -112,7 +133,8 @@ fn handle(
     work.flags = segment_flags;
     work.direction = direction as u32;
     if identity.protocol == IPPROTO_TCP {
-        (work.write_seq, work.copied_seq) = sock::sequences(sk, state);
+        work.write_seq = sock::write_seq(sk);
+        work.copied_seq = sock::copied_seq(sk);
     }
     iter::note(message, &mut work.place);
     ut_segment(level);

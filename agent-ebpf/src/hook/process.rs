@@ -5,7 +5,7 @@ use agent_common::abi::{Exec, Exit, Fork, Kind};
 use aya_ebpf::{macros::btf_tracepoint, programs::BtfTracePointContext};
 
 use crate::{
-    conn, emit,
+    conn, context, emit,
     globals::global,
     kernel::{field, task},
     maps::THREADS,
@@ -75,12 +75,18 @@ fn exit(task: u64) {
 #[inline(always)]
 fn fork(parent: u64, child: u64) {
     let (parent_tgid, child_tgid) = (tgid(parent), tgid(child));
-    if parent_tgid != child_tgid {
-        emit::record(&Fork {
-            header: emit::header(Kind::Fork, size_of::<Fork>(), conn::now(), 0),
-            process_start_ns: task::process_start(child),
-            tgid: child_tgid,
-            parent_tgid,
-        });
+    if parent_tgid == child_tgid {
+        let pid_tgid = task::pid_tgid();
+        if select::is_selected(pid_tgid) {
+            let child_id = u64::from(child_tgid) << 32 | u64::from(pid(child));
+            context::descend(pid_tgid, child_id, task::start(child));
+        }
+        return;
     }
+    emit::record(&Fork {
+        header: emit::header(Kind::Fork, size_of::<Fork>(), conn::now(), 0),
+        process_start_ns: task::process_start(child),
+        tgid: child_tgid,
+        parent_tgid,
+    });
 }

@@ -16,7 +16,10 @@ use crate::{
     decide,
     globals::global,
     kernel::{
-        sock::{self, IPPROTO_MPTCP, IPPROTO_TCP, TCP_CLOSE, TCP_ESTABLISHED, TCP_SYN_SENT},
+        sock::{
+            self, IPPROTO_MPTCP, IPPROTO_TCP, TCP_CLOSE, TCP_ESTABLISHED, TCP_FIN_WAIT1,
+            TCP_LAST_ACK, TCP_SYN_SENT,
+        },
         task,
     },
     scratch, select,
@@ -62,8 +65,10 @@ fn set_state(sk: *const u8, old: u8, new: u8) {
         connecting(sk);
     } else if new == TCP_ESTABLISHED && old == TCP_SYN_SENT {
         established(sk as u64);
+    } else if new == TCP_FIN_WAIT1 || new == TCP_LAST_ACK {
+        finishing(sk as u64);
     } else if new == TCP_CLOSE {
-        closed(sk as u64, old);
+        closed(sk as u64);
     }
 }
 
@@ -181,9 +186,20 @@ fn accepted(child: *const u8) {
     scratch::release(scratch);
 }
 
+/// This end sends no more: the FIN is queued right after this, and counted by `write_seq`.
+#[inline(always)]
+fn finishing(sk: u64) {
+    if let Some(socket) = conn::find(sk)
+        && !socket.has(flags::COUNTED)
+    {
+        conn::unwrap(socket, sk, sock::write_seq(sk), sock::copied_seq(sk));
+        socket.flags |= flags::FIN_SENT;
+    }
+}
+
 /// The connection is over, unless there are bytes that a process may still read.
 #[inline(always)]
-fn closed(sk: u64, old: u8) {
+fn closed(sk: u64) {
     let Some(socket) = conn::find(sk) else {
         return;
     };
@@ -195,7 +211,6 @@ fn closed(sk: u64, old: u8) {
         conn::close(sk, CloseReason::ConnectFailed);
         return;
     }
-    let _ = old;
     if socket.has(flags::COUNTED) || sock::is_drained(sk) || sock::is_orphan(sk) {
         conn::close(sk, CloseReason::Closed);
     }

@@ -15,8 +15,12 @@ pub(crate) const AF_INET6: u16 = 10;
 /// TCP states (include/net/tcp_states.h).
 pub(crate) const TCP_ESTABLISHED: u8 = 1;
 pub(crate) const TCP_SYN_SENT: u8 = 2;
-pub(crate) const TCP_SYN_RECV: u8 = 3;
+pub(crate) const TCP_FIN_WAIT1: u8 = 4;
+const TCP_TIME_WAIT: u8 = 6;
 pub(crate) const TCP_CLOSE: u8 = 7;
+const TCP_CLOSE_WAIT: u8 = 8;
+pub(crate) const TCP_LAST_ACK: u8 = 9;
+const TCP_CLOSING: u8 = 11;
 pub(crate) const TCP_LISTEN: u8 = 10;
 
 /// What tells one use of a sock from another one at the same address.
@@ -61,29 +65,6 @@ pub(crate) fn identity(sk: *const u8) -> Identity {
         local_port: field::load(sk, global!(O_SOCK_COMMON_SKC_NUM)),
         peer_port: u16::from_be(field::load(sk, global!(O_SOCK_COMMON_SKC_DPORT))),
     }
-}
-
-/// States in which this end's FIN is queued or sent: FIN_WAIT1, FIN_WAIT2, TIME_WAIT, CLOSE, LAST_ACK, CLOSING (tcp_close_state,
-/// net/ipv4/tcp.c).
-const FIN_SENT: u32 = 1 << 4 | 1 << 5 | 1 << 6 | 1 << 7 | 1 << 9 | 1 << 11;
-/// States in which the peer's FIN has come: TIME_WAIT, CLOSE, CLOSE_WAIT, LAST_ACK, CLOSING (tcp_fin, net/ipv4/tcp_input.c).
-const FIN_RECEIVED: u32 = 1 << 6 | 1 << 7 | 1 << 8 | 1 << 9 | 1 << 11;
-
-/// `write_seq` and `copied_seq` of a socket in this TCP state, as positions of payload: a FIN counts as a byte in both, and the receive that takes
-/// the last bytes may take the FIN with them. A closed socket without an error has seen both.
-#[inline(always)]
-pub(crate) fn sequences(sk: u64, state: u8) -> (u32, u32) {
-    let (mut write, mut copied) = (write_seq(sk), copied_seq(sk));
-    if state != TCP_ESTABLISHED && (state != TCP_CLOSE || error(sk) == 0) {
-        let state = 1u32 << (state & 15);
-        if state & FIN_SENT != 0 {
-            write = write.wrapping_sub(1);
-        }
-        if state & FIN_RECEIVED != 0 && is_drained(sk) {
-            copied = copied.wrapping_sub(1);
-        }
-    }
-    (write, copied)
 }
 
 /// `tcp_sock.write_seq`.
@@ -139,6 +120,15 @@ pub(crate) fn has_upper_layer(sk: u64) -> bool {
 #[inline(always)]
 pub(crate) fn state(sk: u64) -> u8 {
     field::read(sk, global!(O_SOCK_COMMON_SKC_STATE))
+}
+
+/// Whether a FIN of the peer may have been received.
+#[inline(always)]
+pub(crate) fn may_have_fin(sk: u64) -> bool {
+    matches!(
+        state(sk),
+        TCP_TIME_WAIT | TCP_CLOSE | TCP_CLOSE_WAIT | TCP_LAST_ACK | TCP_CLOSING
+    )
 }
 
 /// Pending error, a positive errno.

@@ -1,0 +1,92 @@
+//! Unix stream sockets: `unix_stream_sendmsg(sock, msg, size)`, `unix_stream_recvmsg(sock, msg, size, flags)` and `unix_release_sock(sk, embrion)`
+//! (net/unix/af_unix.c). There are no sequence numbers: positions count what was accepted and read.
+
+use agent_common::abi::{CloseReason, Direction};
+use aya_ebpf::{
+    macros::{fentry, fexit},
+    programs::{FEntryContext, FExitContext},
+};
+
+use super::inet::{MSG_OOB, MSG_PEEK, run};
+use crate::{
+    conn,
+    globals::global,
+    kernel::{
+        field,
+        sock::{AF_UNIX, Identity},
+        task,
+    },
+    select,
+};
+
+#[fentry(function = "unix_stream_sendmsg")]
+pub fn unix_stream_sendmsg_enter(ctx: FEntryContext) -> i32 {
+    let size: u64 = ctx.arg(2);
+    let pid_tgid = task::pid_tgid();
+    if size != 0 && select::is_selected(pid_tgid) {
+        let socket: *const u8 = ctx.arg(0);
+        run(
+            field::load(socket, global!(O_SOCKET_SK)),
+            IDENTITY,
+            ctx.arg(1),
+            pid_tgid,
+            size as u32,
+            Direction::Send,
+            0,
+        );
+    }
+    0
+}
+
+#[fexit(function = "unix_stream_sendmsg")]
+pub fn unix_stream_sendmsg_exit(ctx: FExitContext) -> i32 {
+    let result: i32 = ctx.arg(3);
+    if result > 0 && select::is_selected(task::pid_tgid()) {
+        let socket: *const u8 = ctx.arg(0);
+        let sk: *const u8 = field::load(socket, global!(O_SOCKET_SK));
+        accepted(sk as u64, result as u64);
+    }
+    0
+}
+
+#[fexit(function = "unix_stream_recvmsg")]
+pub fn unix_stream_recvmsg_exit(ctx: FExitContext) -> i32 {
+    let (flags, result): (u32, i32) = (ctx.arg(3), ctx.arg(4));
+    let pid_tgid = task::pid_tgid();
+    if result > 0 && flags & (MSG_PEEK | MSG_OOB) == 0 && select::is_selected(pid_tgid) {
+        let socket: *const u8 = ctx.arg(0);
+        run(
+            field::load(socket, global!(O_SOCKET_SK)),
+            IDENTITY,
+            ctx.arg(1),
+            pid_tgid,
+            result as u32,
+            Direction::Receive,
+            0,
+        );
+    }
+    0
+}
+
+#[fentry(function = "unix_release_sock")]
+pub fn unix_release_sock_enter(ctx: FEntryContext) -> i32 {
+    conn::close(ctx.arg(0), CloseReason::Closed);
+    0
+}
+
+/// Unix sockets have no ports and no protocol.
+const IDENTITY: Identity = Identity {
+    family: AF_UNIX,
+    protocol: 0,
+    local_port: 0,
+    peer_port: 0,
+};
+
+/// Counts what a send has put into the stream.
+#[inline(always)]
+fn accepted(sk: u64, length: u64) {
+    if let Some(socket) = conn::find(sk) {
+        let position = &mut socket.streams[Direction::Send as usize].state.position;
+        *position = position.wrapping_add(length);
+    }
+}
