@@ -72,10 +72,11 @@ pub extern "C" fn ut_segment(level: u32) -> u32 {
             if ut_first_seen(level) == 0 {
                 return 0;
             }
-            match conn::find(work.sk) {
-                Some(socket) => socket,
-                None => return 0,
-            }
+            let Some(socket) = conn::find(work.sk) else {
+                return 0;
+            };
+            conn::open(socket, work.sk, work.time_ns);
+            socket
         }
     };
     observe(work, socket);
@@ -435,6 +436,9 @@ fn scan_step(level: u32, scratch: *mut Scratch, socket: &mut Socket, direction: 
     }
     work.scan_at = (CARRY as u32).wrapping_add(work.cursor.wrapping_sub(work.block_offset));
     ut_find_lines(level);
+    if work.lines.has_traceparent() {
+        ut_traceparent(level);
+    }
     let result = ut_judge(level);
     let stream = &mut socket.streams[direction];
     let block_end = work.block_offset.wrapping_add(work.block_length);
@@ -561,11 +565,13 @@ fn complete(work: &mut Work, socket: &mut Socket, direction: usize) -> bool {
         work.decisions = work.decisions.wrapping_add(1);
     }
     let phase = match framing {
-        Framing::Length(length) => {
+        Framing::Length => {
+            let length = work.head.content_length;
             let stream = &mut socket.streams[direction];
             stream.message_end = end.wrapping_add(length);
             Phase::Body
         }
+        Framing::Nothing => Phase::Body,
         Framing::Interim => Phase::Body,
         Framing::Chunked => Phase::Chunked,
         Framing::UntilClose => Phase::UntilClose,
@@ -585,13 +591,16 @@ fn complete(work: &mut Work, socket: &mut Socket, direction: usize) -> bool {
     }
     let offered = work.position.wrapping_add(u64::from(work.length));
     if !is_request && !receive && !matches!(framing, Framing::Interim) {
-        let over = matches!(framing, Framing::Length(_))
+        let over = matches!(framing, Framing::Length | Framing::Nothing)
             && socket.streams[direction].message_end <= offered;
         if over {
             finish_request(work.sk, socket);
         }
     }
-    matches!(framing, Framing::Length(_) | Framing::Interim)
+    matches!(
+        framing,
+        Framing::Length | Framing::Nothing | Framing::Interim
+    )
 }
 
 /// The response to the oldest request is complete: the request is over when no other waits.
@@ -838,6 +847,21 @@ pub extern "C" fn ut_find_lines(level: u32) -> u32 {
     let work = &mut scratch.work;
     let found = Found::of(work);
     scan::find_lines(&view, &work.head, &found, start, end);
+    0
+}
+
+/// Reads the `traceparent` among the lines found.
+///
+/// A global function: the verifier checks it once.
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub extern "C" fn ut_traceparent(level: u32) -> u32 {
+    let Some(scratch) = scratch::get(level) else {
+        return 0;
+    };
+    let view = View::of(scratch);
+    let work = &mut scratch.work;
+    scan::take_traceparent(&view, &mut work.head, &work.lines);
     0
 }
 

@@ -233,7 +233,7 @@ pub(crate) fn store(sk: u64, socket: &Socket) -> bool {
     stored
 }
 
-/// A connection whose start was not seen: bases are computed, positions begin where the stream is. 1 when it is followed.
+/// A connection whose start was not seen: bases are computed, positions begin where the stream is. 1 when it is followed; the caller writes `Open`.
 ///
 /// A global function: the verifier checks it once.
 #[unsafe(no_mangle)]
@@ -287,9 +287,6 @@ pub extern "C" fn ut_first_seen(level: u32) -> u32 {
     }
     if !store(sk, &scratch.socket) {
         return 0;
-    }
-    if let Some(socket) = find(sk) {
-        open(socket, sk, scratch.work.time_ns);
     }
     1
 }

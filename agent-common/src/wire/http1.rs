@@ -44,8 +44,10 @@ impl Phase {
 /// What follows a head.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Framing {
-    /// A body of this many bytes, 0 for none.
-    Length(u64),
+    /// No body.
+    Nothing,
+    /// A body of [`Head::content_length`] bytes. (The number is no part of the variant: an older verifier refuses to copy what is not set.)
+    Length,
     /// A chunked body.
     Chunked,
     /// Everything until the connection ends.
@@ -68,9 +70,9 @@ pub fn request_framing(head: &Head) -> Framing {
     } else if flags & (head_flags::ENCODING_OTHER | head_flags::LENGTH_BAD) != 0 {
         Framing::Unknown
     } else if flags & head_flags::LENGTH != 0 {
-        Framing::Length(head.content_length)
+        Framing::Length
     } else {
-        Framing::Length(0)
+        Framing::Nothing
     }
 }
 
@@ -86,11 +88,11 @@ pub fn response_framing(head: &Head, request: Option<MethodKind>) -> Framing {
         return Framing::Interim;
     }
     if head.status == 204 || head.status == 304 {
-        return Framing::Length(0);
+        return Framing::Nothing;
     }
     match request {
         None => return Framing::Unknown,
-        Some(MethodKind::Head) => return Framing::Length(0),
+        Some(MethodKind::Head) => return Framing::Nothing,
         Some(MethodKind::Connect) if head.status < 300 => return Framing::Upgrade,
         Some(_) => {}
     }
@@ -101,7 +103,7 @@ pub fn response_framing(head: &Head, request: Option<MethodKind>) -> Framing {
     } else if flags & head_flags::LENGTH_BAD != 0 {
         Framing::Unknown
     } else if flags & head_flags::LENGTH != 0 {
-        Framing::Length(head.content_length)
+        Framing::Length
     } else {
         Framing::UntilClose
     }
@@ -194,7 +196,7 @@ mod tests {
         let length = head_flags::LENGTH;
         assert_eq!(
             response_framing(&response(200, length), get),
-            Framing::Length(7)
+            Framing::Length
         );
         assert_eq!(
             response_framing(&response(200, length | head_flags::CHUNKED), get),
@@ -206,13 +208,13 @@ mod tests {
         );
         assert_eq!(
             response_framing(&response(200, length), Some(MethodKind::Head)),
-            Framing::Length(0)
+            Framing::Nothing
         );
         assert_eq!(
             response_framing(&response(304, length), get),
-            Framing::Length(0)
+            Framing::Nothing
         );
-        assert_eq!(response_framing(&response(204, 0), get), Framing::Length(0));
+        assert_eq!(response_framing(&response(204, 0), get), Framing::Nothing);
         assert_eq!(response_framing(&response(100, 0), get), Framing::Interim);
         assert_eq!(response_framing(&response(101, 0), get), Framing::Upgrade);
         assert_eq!(
@@ -221,7 +223,7 @@ mod tests {
         );
         assert_eq!(
             response_framing(&response(403, length), Some(MethodKind::Connect)),
-            Framing::Length(7)
+            Framing::Length
         );
         assert_eq!(
             response_framing(&response(200, length), None),
@@ -238,8 +240,8 @@ mod tests {
                 ..Head::default()
             })
         };
-        assert_eq!(with(0), Framing::Length(0));
-        assert_eq!(with(head_flags::LENGTH), Framing::Length(9));
+        assert_eq!(with(0), Framing::Nothing);
+        assert_eq!(with(head_flags::LENGTH), Framing::Length);
         assert_eq!(
             with(head_flags::LENGTH | head_flags::LENGTH_BAD),
             Framing::Unknown

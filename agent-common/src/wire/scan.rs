@@ -175,6 +175,13 @@ pub struct Lines {
 impl Lines {
     /// Words in it, in the order of the fields.
     pub const WORDS: usize = 12;
+
+    /// Whether there is a `traceparent` for [`take_traceparent`].
+    #[must_use]
+    #[inline(always)]
+    pub const fn has_traceparent(&self) -> bool {
+        self.traceparents != 0
+    }
 }
 
 /// Where the loop keeps a [`Lines`], word by word: memory that the optimiser neither forwards nor merges.
@@ -302,14 +309,13 @@ pub fn judge<B: Bytes>(bytes: &B, head: &mut Head, lines: &Lines, start: u64, en
         first_line,
         first_end,
         first_wanted,
-        traceparent_at,
-        traceparents,
         length_at,
         lengths,
         encoding_end,
         ended,
         whole,
         exhausted,
+        ..
     } = *lines;
     if exhausted != 0 {
         return Outcome::TooManyLines;
@@ -317,9 +323,6 @@ pub fn judge<B: Bytes>(bytes: &B, head: &mut Head, lines: &Lines, start: u64, en
     let first_wanted = first_wanted != 0;
     if first_wanted && first_end != 0 && !judge_first(bytes, head, first_line, first_end) {
         return Outcome::NotHttp;
-    }
-    if traceparents != 0 {
-        take_traceparent(bytes, head, traceparent_at, traceparents);
     }
     if lengths != 0 {
         take_length(bytes, head, length_at, lengths);
@@ -567,8 +570,10 @@ fn skip_space<B: Bytes>(bytes: &B, mut at: u64) -> u64 {
     bytes.bound(at)
 }
 
+/// Reads the `traceparent` that [`find_lines`] has found, into `head`; before [`judge`].
 #[inline(always)]
-fn take_traceparent<B: Bytes>(bytes: &B, head: &mut Head, at: u64, count: u64) {
+pub fn take_traceparent<B: Bytes>(bytes: &B, head: &mut Head, lines: &Lines) {
+    let (at, count) = (lines.traceparent_at, lines.traceparents);
     const SEEN: u32 =
         head_flags::TRACEPARENT | head_flags::TRACEPARENT_BAD | head_flags::TRACEPARENT_TWICE;
     if count > 1 || head.flags & SEEN != 0 {

@@ -25,12 +25,15 @@ impl LineStore for Store {
     }
 }
 
-/// Both halves, as the kernel calls them.
+/// All parts, as the kernel calls them.
 fn scan(bytes: &Block, head: &mut Head, start: u64, end: u64) -> Outcome {
     let store = Store(std::array::from_fn(|_| std::cell::Cell::new(u64::MAX)));
     find_lines(bytes, head, &store, start, end);
     let words: [u64; Lines::WORDS] = std::array::from_fn(|index| store.load(index));
     let lines: Lines = zerocopy::transmute!(words);
+    if lines.has_traceparent() {
+        take_traceparent(bytes, head, &lines);
+    }
     judge(bytes, head, &lines, start, end)
 }
 
