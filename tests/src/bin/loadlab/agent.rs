@@ -42,6 +42,16 @@ pub(crate) struct Clocks {
     pub(crate) sink_ns: u64,
 }
 
+/// Copies the agent into the machine's memory, so that no segment waits for the host's file system.
+///
+/// # Errors
+/// When it cannot be copied.
+pub(crate) fn in_memory(binary: &Path) -> Result<PathBuf> {
+    let copy = PathBuf::from("/run/undertrace");
+    fs::copy(binary, &copy).with_context(|| format!("cannot copy {}", binary.display()))?;
+    Ok(copy)
+}
+
 /// What is known of the agent after its end.
 #[derive(Debug)]
 pub(crate) struct Ended {
@@ -58,8 +68,9 @@ impl Agent {
     /// When it ends or is not ready in time; its log is in the folder.
     pub(crate) fn start(binary: &Path, words: &[String], folder: &Path) -> Result<Self> {
         let sink = Sink::start()?;
-        let ready = folder.join("agent.ready");
-        let statistics = folder.join("agent.stats.json");
+        // In memory, like the binary: the host's file system answers in the host's time.
+        let ready = PathBuf::from("/run/agent.ready");
+        let statistics = PathBuf::from("/run/agent.stats.json");
         for file in [&ready, &statistics] {
             let _ = fs::remove_file(file);
         }

@@ -101,7 +101,7 @@ fn main() -> Result<()> {
     match Arguments::parse().task {
         Task::Measure(measure) => {
             let lab = segment::Lab {
-                agent: measure.agent,
+                agent: measure.agent.as_deref().map(agent::in_memory).transpose()?,
                 empty: measure.empty,
                 logs: measure.logs,
                 duration: Duration::from_secs(measure.seconds),

@@ -137,7 +137,8 @@ impl Piped {
     }
 }
 
-/// Asks again and again until there is an answer.
+/// Asks again and again until there is an answer, without sleeping: while this machine waits for its host's file system its time would
+/// leap from one sleep's end to the next, and patience would be over at once.
 ///
 /// # Errors
 /// When asking fails, or there is no answer by the deadline.
@@ -154,7 +155,7 @@ pub(crate) fn wait_for<T>(
         if Instant::now() >= deadline {
             bail!("waited {} s for {what}", patience.as_secs());
         }
-        thread::sleep(Duration::from_millis(10));
+        thread::yield_now();
     }
 }
 
@@ -175,6 +176,20 @@ pub(crate) fn cpu_ns(pid: u32) -> Result<u64> {
         }
     }
     Ok(total)
+}
+
+/// Context switches and interrupts of the whole machine so far (`ctxt` and `intr` of `/proc/stat`).
+///
+/// # Errors
+/// When the kernel does not tell.
+pub(crate) fn switches() -> Result<(u64, u64)> {
+    let text = fs::read_to_string("/proc/stat")?;
+    let first = |name: &str| {
+        let line = text.lines().find_map(|line| line.strip_prefix(name));
+        let number = line.and_then(|rest| rest.split_whitespace().next()?.parse::<u64>().ok());
+        number.with_context(|| format!("no {name} in /proc/stat"))
+    };
+    Ok((first("ctxt ")?, first("intr ")?))
 }
 
 /// Resident memory of a process without the maps of kernel programs that it has mapped, KiB.

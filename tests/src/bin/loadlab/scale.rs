@@ -26,7 +26,7 @@ use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 
 use crate::{
     Scale,
-    agent::Agent,
+    agent::{Agent, in_memory},
     process::{self, Piped, wait_for},
     programs,
 };
@@ -76,7 +76,7 @@ pub(crate) fn run(size: &Scale) -> Result<()> {
     let server_file = Path::new("/run/scale-server");
     fs::copy(std::env::current_exe()?, server_file)?;
     let words = ["run", "--exe", "/run/scale-server"].map(str::to_owned);
-    let agent = Agent::start(&size.agent, &words, &size.logs)?;
+    let agent = Agent::start(&in_memory(&size.agent)?, &words, &size.logs)?;
     let figures = || -> Result<(u64, u64)> {
         Ok((
             process::resident_kib(agent.pid())?,

@@ -58,6 +58,10 @@ pub(crate) struct Segment {
     spans_expected: u64,
     /// Duration of the load.
     elapsed_ns: u64,
+    /// Context switches of the machine during the load.
+    switches: u64,
+    /// Its interrupts.
+    interrupts: u64,
     /// Runs of kernel programs during the load, where counted.
     programs: Vec<Runs>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -199,6 +203,7 @@ impl Lab {
         thread::sleep(REST);
         let runs_before = counting.as_ref().map(|_| programs::counted()).transpose()?;
         let clocks_before = agent.as_ref().map(Agent::clocks).transpose()?;
+        let switches_before = process::switches()?;
         let (requests, elapsed_ns) = if kind == Kind::Idle {
             let start = Instant::now();
             thread::sleep(self.duration * IDLE_FACTOR);
@@ -207,6 +212,7 @@ impl Lab {
             let load = load::run(&service.url, self.duration, folder)?;
             (load.requests, load.elapsed_ns)
         };
+        let switches_after = process::switches()?;
         let clocks_after = agent.as_ref().map(Agent::clocks).transpose()?;
         let programs = match runs_before {
             Some(before) => programs::between(&before, programs::counted()?),
@@ -249,6 +255,8 @@ impl Lab {
             served: after.requests - before.requests,
             spans_expected: after.spans - before.spans,
             elapsed_ns,
+            switches: switches_after.0 - switches_before.0,
+            interrupts: switches_after.1 - switches_before.1,
             programs,
             agent,
         })
