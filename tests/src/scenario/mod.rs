@@ -57,7 +57,7 @@ impl Scenario {
             cpus: 1,
             kernels: None,
             append: None,
-            deadline_seconds: 60,
+            deadline_seconds: 120,
             run,
         }
     }
@@ -65,7 +65,7 @@ impl Scenario {
     const fn full(name: &'static str, run: fn(&mut harness::Context) -> Result<()>) -> Self {
         Self {
             tier: Tier::Full,
-            deadline_seconds: 180,
+            deadline_seconds: 240,
             ..Self::core(name, run)
         }
     }
