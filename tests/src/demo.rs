@@ -111,14 +111,21 @@ pub(crate) fn run(spans: Option<&Path>) -> Result<ExitCode> {
         printed += text.len();
         say(text.trim_end())?;
     }
+    // Stopping fails where the books do not balance; that nothing at all is missing is said only when it is so.
     let statistics = agent.stop()?;
+    let wanted: usize = VISITS.iter().map(|visit| visit.spans).sum();
+    let made = statistics.get("spans");
+    ensure!(
+        made == wanted as u64,
+        "{made} spans instead of {wanted}:\n{statistics}"
+    );
     if let Some(path) = spans {
         fs::copy(&file, path).with_context(|| format!("cannot write {}", path.display()))?;
     }
     say(&format!(
         "\n{} requests, {} spans, none lost. No service was changed, restarted or told.\n",
         VISITS.len(),
-        statistics.get("spans")
+        made
     ))?;
     if let Some(path) = spans {
         say(&format!(
