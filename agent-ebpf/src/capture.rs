@@ -317,7 +317,6 @@ fn step(level: u32, scratch: *mut Scratch, socket: &mut Socket) -> u32 {
             let work = &mut scratch.work;
             work.head = Head::default();
             work.message_start = work.position.wrapping_add(u64::from(work.cursor));
-            work.record_flags |= segment_flags::MESSAGE_START;
         }
         Step::Continue => {
             if scratch.work.continued == FRESH && !restore(scratch, socket, direction) {
@@ -432,6 +431,10 @@ fn scan_step(level: u32, scratch: *mut Scratch, socket: &mut Socket, direction: 
         if work.block_length == 0 {
             unread(work, socket, direction);
             return DONE;
+        }
+        if work.continued == FRESH {
+            // The block was loaded for the message that begins with it.
+            work.record_flags |= segment_flags::MESSAGE_START;
         }
     }
     work.scan_at = (CARRY as u32).wrapping_add(work.cursor.wrapping_sub(work.block_offset));
@@ -748,18 +751,16 @@ fn ship_again(level: u32, work: *mut Work, length: u32) {
 #[inline(always)]
 fn finish_block(level: u32, work: *mut Work) {
     let work = scratch::borrow(work);
+    let mut continued = work.record_flags & segment_flags::CONTINUED;
     if work.ship != 0 || work.record_flags & segment_flags::POLICY_LIMIT != 0 {
         ut_emit_segment(level);
+        continued = segment_flags::CONTINUED;
     }
     work.ship = 0;
     work.slot = SlotKind::None as u32;
     work.head_length = 0;
     work.unreadable = 0;
-    work.record_flags = if work.record_flags == 0 {
-        0
-    } else {
-        segment_flags::CONTINUED
-    };
+    work.record_flags = continued;
 }
 
 /// Puts the unfinished line before the next block.
