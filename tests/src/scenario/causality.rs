@@ -13,13 +13,13 @@ use crate::harness::{
 };
 
 pub(super) const SCENARIOS: &[Scenario] = &[
-    Scenario::core("causality_threads_concurrency_1", |context| {
+    Scenario::full("causality_threads_concurrency_1", |context| {
         threads(context, 1)
     }),
     Scenario::core("causality_threads_concurrency_16", |context| {
         threads(context, 16)
     }),
-    Scenario::core("causality_nginx_concurrency_1", |context| {
+    Scenario::full("causality_nginx_concurrency_1", |context| {
         nginx(context, 1, true)
     }),
     Scenario::core("causality_nginx_concurrency_16", |context| {
@@ -31,13 +31,13 @@ pub(super) const SCENARIOS: &[Scenario] = &[
     Scenario::full("causality_asyncio_concurrency_1", |context| {
         asyncio(context, 1)
     }),
-    Scenario::core("causality_asyncio_concurrency_16", |context| {
+    Scenario::full("causality_asyncio_concurrency_16", |context| {
         asyncio(context, 16)
     }),
     Scenario::full("causality_node_concurrency_1", |context| {
         node(context, 1, "Infinity")
     }),
-    Scenario::core("causality_node_concurrency_16", |context| {
+    Scenario::full("causality_node_concurrency_16", |context| {
         node(context, 16, "Infinity")
     }),
     Scenario::full("causality_node_limited_pool_16", |context| {

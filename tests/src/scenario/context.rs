@@ -21,14 +21,14 @@ pub(super) const SCENARIOS: &[Scenario] = &[
         "context_incoming_traceparent_adopted",
         incoming_traceparent_adopted,
     ),
-    Scenario::core(
+    Scenario::full(
         "context_malformed_traceparent_ignored",
         malformed_traceparent_ignored,
     ),
     Scenario::core("context_same_kernel_chain", same_kernel_chain),
     Scenario::core("context_forwarded_by_nginx", forwarded_by_nginx),
-    Scenario::core("context_across_namespaces_dnat", across_namespaces_dnat),
-    Scenario::core(
+    Scenario::full("context_across_namespaces_dnat", across_namespaces_dnat),
+    Scenario::full(
         "context_nothing_written_on_the_wire",
         nothing_written_on_the_wire,
     ),

@@ -18,17 +18,17 @@ pub(super) const SCENARIOS: &[Scenario] = &[
     Scenario::core("export_http_many_resources_gzip_headers", |context| {
         many_resources(context, "http/protobuf")
     }),
-    Scenario::core("export_retries_until_accepted", retries_until_accepted),
-    Scenario::core(
+    Scenario::full("export_retries_until_accepted", retries_until_accepted),
+    Scenario::full(
         "export_partial_success_is_counted",
         partial_success_is_counted,
     ),
-    Scenario::core("export_collector_down_counts", collector_down_counts),
+    Scenario::full("export_collector_down_counts", collector_down_counts),
     Scenario::full(
         "export_hanging_collector_leaves_application_alone",
         hanging_collector_leaves_application_alone,
     ),
-    Scenario::core("export_no_feedback_loop", no_feedback_loop),
+    Scenario::full("export_no_feedback_loop", no_feedback_loop),
 ];
 
 fn many_resources(context: &mut Context, protocol: &'static str) -> Result<()> {

@@ -19,8 +19,8 @@ pub(super) const SCENARIOS: &[Scenario] = &[
         "http1_pipelined_five_in_one_write",
         pipelined_five_in_one_write,
     ),
-    Scenario::core("http1_reset_and_unanswered", reset_and_unanswered),
-    Scenario::core(
+    Scenario::full("http1_reset_and_unanswered", reset_and_unanswered),
+    Scenario::full(
         "http1_older_connection_second_message_exact",
         older_connection_second_message_exact,
     ),

@@ -20,9 +20,9 @@ pub(super) const SCENARIOS: &[Scenario] = &[
         "http1_upload_with_request_in_body",
         upload_with_request_in_body,
     ),
-    Scenario::core("http1_chunked_and_head_and_304", chunked_and_head_and_304),
-    Scenario::core("http1_large_body_sizes_exact", large_body_sizes_exact),
-    Scenario::core(
+    Scenario::full("http1_chunked_and_head_and_304", chunked_and_head_and_304),
+    Scenario::full("http1_large_body_sizes_exact", large_body_sizes_exact),
+    Scenario::full(
         "http1_slow_reader_counts_nothing_twice",
         slow_reader_counts_nothing_twice,
     ),

@@ -21,11 +21,11 @@ use crate::harness::{
 
 pub(super) const SCENARIOS: &[Scenario] = &[
     Scenario::core("http1_head_split_at_every_byte", head_split_at_every_byte),
-    Scenario::core("http1_large_head_16k", large_head_16k),
-    Scenario::core("http1_methods_and_targets", methods_and_targets),
-    Scenario::core("http1_upgrade_leaves_http", upgrade_leaves_http),
-    Scenario::core("http1_garbage_stops_nothing", garbage_stops_nothing),
-    Scenario::core(
+    Scenario::full("http1_large_head_16k", large_head_16k),
+    Scenario::full("http1_methods_and_targets", methods_and_targets),
+    Scenario::full("http1_upgrade_leaves_http", upgrade_leaves_http),
+    Scenario::full("http1_garbage_stops_nothing", garbage_stops_nothing),
+    Scenario::full(
         "http1_interim_and_early_responses",
         interim_and_early_responses,
     ),

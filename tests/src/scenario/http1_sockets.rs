@@ -14,12 +14,12 @@ use crate::harness::{
 };
 
 pub(super) const SCENARIOS: &[Scenario] = &[
-    Scenario::core("http1_ipv6_and_mapped", ipv6_and_mapped),
-    Scenario::core("http1_unix_socket", unix_socket),
-    Scenario::core("http1_several_buffers", several_buffers),
-    Scenario::core("http1_peek_and_discard", peek_and_discard),
-    Scenario::core("http1_mptcp_listener", mptcp_listener),
-    Scenario::core("http1_connect_failed", connect_failed),
+    Scenario::full("http1_ipv6_and_mapped", ipv6_and_mapped),
+    Scenario::full("http1_unix_socket", unix_socket),
+    Scenario::full("http1_several_buffers", several_buffers),
+    Scenario::full("http1_peek_and_discard", peek_and_discard),
+    Scenario::full("http1_mptcp_listener", mptcp_listener),
+    Scenario::full("http1_connect_failed", connect_failed),
 ];
 
 const ANSWER: &[u8] = b"HTTP/1.1 200 OK\r\nContent-Length: 6\r\n\r\nhello\n";

@@ -12,8 +12,8 @@ use crate::harness::{
 
 pub(super) const SCENARIOS: &[Scenario] = &[
     Scenario::core("identity_names", names),
-    Scenario::core("identity_short_lived_processes", short_lived_processes),
-    Scenario::core(
+    Scenario::full("identity_short_lived_processes", short_lived_processes),
+    Scenario::full(
         "identity_selectors_bound_what_is_exported",
         selectors_bound_what_is_exported,
     ),

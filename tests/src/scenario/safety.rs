@@ -11,7 +11,7 @@ use crate::harness::{
 
 pub(super) const SCENARIOS: &[Scenario] = &[
     Scenario::core("safety_kill_minus_nine", kill_minus_nine),
-    Scenario::core(
+    Scenario::full(
         "safety_start_and_stop_under_load",
         start_and_stop_under_load,
     ),
