@@ -53,6 +53,9 @@ pub(crate) struct Arguments {
     /// The unoptimised agent, which is quicker to build: figures of user space are then too high
     #[arg(long, conflicts_with_all = ["check", "update"])]
     dev: bool,
+    /// Print the table of segments that were measured before (target/bench/segments.jsonl) instead of measuring
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["only", "rounds", "seconds", "dev", "limit"])]
+    segments: Option<PathBuf>,
     /// Only the empty pair of programs, without the agent
     #[arg(long, conflicts_with_all = ["check", "update", "dev"])]
     limit: bool,
@@ -74,11 +77,18 @@ pub(crate) fn run(arguments: &Arguments) -> Result<ExitCode> {
     if let Some(baseline) = &baseline {
         baseline.is_for(&arguments.kernel)?;
     }
-    let setup = setup::run(Scope::Vm(&arguments.kernel))?;
-    if let Some(What::Scale) = arguments.what {
-        return at_scale(&setup, arguments);
-    }
-    let lines = measure(&setup, arguments)?;
+    let lines = match (&arguments.segments, arguments.what) {
+        (Some(file), _) => {
+            fs::read_to_string(file).with_context(|| format!("cannot read {}", file.display()))?
+        }
+        (None, what) => {
+            let setup = setup::run(Scope::Vm(&arguments.kernel))?;
+            if let Some(What::Scale) = what {
+                return at_scale(&setup, arguments);
+            }
+            measure(&setup, arguments)?
+        }
+    };
     let figures = Figures::of_all(&segments::parse(&lines)?)?;
     ensure!(
         !figures.is_empty(),
@@ -86,7 +96,7 @@ pub(crate) fn run(arguments: &Arguments) -> Result<ExitCode> {
         arguments.only
     );
     print!("{}", table::render(&figures));
-    if !arguments.limit {
+    if !arguments.limit && arguments.segments.is_none() {
         replay(arguments.dev)?;
     }
 

@@ -55,15 +55,6 @@ impl Kind {
             Self::Idle => "idle",
         }
     }
-
-    /// Load before the first segment: caches, connections of a proxy, and in Node the compiler, which is done late.
-    pub(crate) const fn warm_up(self) -> Option<Duration> {
-        match self {
-            Self::Nginx | Self::Proxy | Self::Python => Some(Duration::from_secs(1)),
-            Self::Node => Some(Duration::from_secs(8)),
-            Self::Idle => None,
-        }
-    }
 }
 
 /// A service that listens.
