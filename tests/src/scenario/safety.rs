@@ -5,31 +5,47 @@ use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 
 use super::Scenario;
 use crate::harness::{
-    Context, PATIENCE, agent::Setup, collector::Collector, http::Connection, load, service,
-    wait_for,
+    Context, PATIENCE, agent::Setup, collector::Collector, http::Connection, service, wait_for,
 };
 
 pub(super) const SCENARIOS: &[Scenario] = &[
-    Scenario::core("safety_kill_minus_nine", kill_minus_nine),
+    Scenario::full("safety_kill_minus_nine", |context| {
+        kill_minus_nine(context, Seen::NewConnections)
+    }),
+    Scenario::full("safety_kill_minus_nine_older_connection", |context| {
+        kill_minus_nine(context, Seen::OlderConnection)
+    }),
     Scenario::full(
         "safety_start_and_stop_under_load",
         start_and_stop_under_load,
     ),
 ];
 
-/// The agent is killed in the middle of traffic and started again: no request fails, and the second agent sees everything.
-fn kill_minus_nine(context: &mut Context) -> Result<()> {
+/// What the killed agents must have traced before they are killed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Seen {
+    /// Requests on connections made after their start.
+    NewConnections,
+    /// Requests on the connection that carries the load and is older than they are.
+    OlderConnection,
+}
+
+/// The agent is killed in the middle of traffic and started again: no request fails, and the last agent sees every new connection.
+fn kill_minus_nine(context: &mut Context, seen: Seen) -> Result<()> {
     under_load(context, |context, port, served| {
         for _ in 0..2 {
             let collector = Collector::start()?;
             let agent = Setup::grpc(&collector).port(port).start(context)?;
+            if seen == Seen::NewConnections {
+                ask(port, 6_000..6_020)?;
+            }
             collector.wait_for_spans(20, PATIENCE)?;
             agent.kill_hard()?;
             progress(served)?;
         }
         let collector = Collector::start()?;
         let agent = Setup::grpc(&collector).port(port).start(context)?;
-        load::numbered(port, "/b", 50, 2)?;
+        ask(port, 7_000..7_050)?;
         wait_for(
             || collector.spans().render(),
             PATIENCE,
@@ -37,7 +53,7 @@ fn kill_minus_nine(context: &mut Context) -> Result<()> {
                 (collector
                     .spans()
                     .servers()
-                    .filter(|span| span.path().starts_with("/b/"))
+                    .filter(|span| span.path().starts_with("/size/70"))
                     .len()
                     >= 50)
                     .then_some(())
@@ -59,6 +75,15 @@ fn start_and_stop_under_load(context: &mut Context) -> Result<()> {
         }
         Ok(())
     })
+}
+
+/// One request on a new connection for each size; sizes above 5,000 are asked for by nobody else.
+fn ask(port: u16, sizes: std::ops::Range<usize>) -> Result<()> {
+    for size in sizes {
+        let response = Connection::open(port)?.get(&format!("/size/{size}"))?;
+        assert_eq!((response.status, response.body.len()), (200, size));
+    }
+    Ok(())
 }
 
 /// Runs `work` while a client asks without pause; every answer must be right.
