@@ -16,13 +16,13 @@ pub(super) const SCENARIOS: &[Scenario] = &[
     Scenario::full("causality_threads_concurrency_1", |context| {
         threads(context, 1)
     }),
-    Scenario::core("causality_threads_concurrency_16", |context| {
+    Scenario::full("causality_threads_concurrency_16", |context| {
         threads(context, 16)
     }),
     Scenario::full("causality_nginx_concurrency_1", |context| {
         nginx(context, 1, true)
     }),
-    Scenario::core("causality_nginx_concurrency_16", |context| {
+    Scenario::full("causality_nginx_concurrency_16", |context| {
         nginx(context, 16, true)
     }),
     Scenario::full("causality_nginx_new_connections_16", |context| {
