@@ -29,7 +29,7 @@ pub(super) struct Baseline {
 struct Entry {
     /// Instructions added per request, or per second where there are no requests.
     added: f64,
-    /// Runs of kernel programs.
+    /// Runs of kernel programs at sends and receives.
     runs: f64,
     /// Ring-buffer records.
     records: f64,
@@ -153,10 +153,11 @@ impl Baseline {
 impl Entry {
     fn of(figures: &Figures) -> Option<Self> {
         let agent = figures.agent.as_ref()?;
-        let hundredths = |value: f64| (value * 100.0).round() / 100.0;
+        // A sum of nothing is -0.
+        let hundredths = |value: f64| (value * 100.0).round() / 100.0 + 0.0;
         Some(Self {
             added: agent.added.value.round(),
-            runs: hundredths(agent.runs),
+            runs: hundredths(agent.data_runs),
             records: hundredths(agent.records),
         })
     }
@@ -179,7 +180,7 @@ mod tests {
                 value: added,
                 spread,
             },
-            runs,
+            data_runs: runs,
             records: 2.0,
             ..AgentFigures::default()
         };
