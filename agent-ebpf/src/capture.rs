@@ -59,6 +59,12 @@ pub extern "C" fn ut_segment(level: u32) -> u32 {
     let work = &mut scratch.work;
     place(level, work);
     let mut found = conn::find(work.sk);
+    if let Some(socket) = &mut found
+        && socket.has(flags::ADDRESS_LATE)
+    {
+        conn::learn_address(socket, work.identity);
+        conn::open(socket, work.sk, work.time_ns);
+    }
     if let Some(socket) = &found
         && socket.identity != work.identity
     {

@@ -39,6 +39,8 @@ pub(crate) mod flags {
     pub(crate) const NOT_RECOGNISED: u32 = 1 << 7;
     /// The FIN was queued: `write_seq` counts it, the stream does not.
     pub(crate) const FIN_SENT: u32 = 1 << 8;
+    /// Connected, but its addresses were not there yet.
+    pub(crate) const ADDRESS_LATE: u32 = 1 << 9;
 }
 
 /// Bits of [`Request::flags`].
@@ -284,11 +286,45 @@ pub extern "C" fn ut_first_seen(level: u32) -> u32 {
     }
     if is_unix {
         socket.unix_peer = sock::unix_peer(sk);
+        if !sends && is_first_read(socket.unix_peer, sk) {
+            socket.origin = Origin::Accept as u8;
+            socket.role = Role::Server as u8;
+            socket.flags |= flags::BASES_EXACT;
+            for stream in &mut socket.streams {
+                stream.phase = Phase::Body as u8;
+            }
+        }
     }
     if !store(sk, &scratch.socket) {
         return 0;
     }
     1
+}
+
+/// Whether a unix socket that was not seen before reads from the start of what its peer sends: the peer was followed since it connected here, and has
+/// not begun a second message.
+#[inline(always)]
+fn is_first_read(peer: u64, sk: u64) -> bool {
+    let Some(peer) = find(peer) else {
+        return false;
+    };
+    let sent = &peer.streams[Direction::Send as usize];
+    peer.origin == Origin::Connect as u8
+        && peer.unix_peer == sk
+        && sent.message_start == 0
+        && sent.head_end != 0
+}
+
+/// A connection whose addresses were not there when it was established: takes them now.
+#[inline(always)]
+pub(crate) fn learn_address(socket: &mut Socket, identity: u64) {
+    socket.flags &= !flags::ADDRESS_LATE;
+    socket.identity = identity;
+    if !socket.has(flags::OWN) && !is_wanted(Identity::from_word(identity)) {
+        socket.policy = PolicyKind::Ignore as u8;
+    } else if !socket.has(flags::OWN) {
+        socket.policy = PolicyKind::Heads as u8;
+    }
 }
 
 /// Writes the `Open` record of a connection, once.
@@ -341,7 +377,7 @@ pub(crate) fn close(sk: u64, reason: CloseReason) {
         unwrap(socket, sk, sock::write_seq(sk), sock::copied_seq(sk));
     }
     context::abandon(sk, socket);
-    context::forget_handover(socket);
+    context::forget_handover(sk, socket);
     if socket.has(flags::OPENED) {
         let error = sock::error(sk);
         let reason = if error != 0 && matches!(reason, CloseReason::Closed) {

@@ -41,6 +41,8 @@ pub(crate) struct Thread {
     pub(crate) read_epoch: u64,
     /// Distinct requests it read something of in that epoch.
     pub(crate) reads: u64,
+    /// The sock read last.
+    pub(crate) read_sk: u64,
     /// The request read last, 0 when it is not known on whose behalf the thread works.
     pub(crate) current_sk: u64,
     pub(crate) current_position: u64,
@@ -182,9 +184,10 @@ pub(crate) fn descend(parent: u64, child: u64, child_start: u64) {
     }
 }
 
-/// Notes that the running thread has read something of a request, or of a connection whose request is not known (`sk` 0).
+/// Notes that the running thread has read from `read_sk` something of a request, or of a connection whose request is not known (`sk` 0).
 #[inline(always)]
-pub(crate) fn touch(thread: &mut Thread, sk: u64, position: u64) {
+pub(crate) fn touch(thread: &mut Thread, read_sk: u64, sk: u64, position: u64) {
+    thread.read_sk = read_sk;
     if thread.read_epoch != thread.epoch {
         thread.read_epoch = thread.epoch;
         thread.reads = 1;
@@ -216,7 +219,7 @@ pub(crate) fn open(work: &Work, socket: &mut Socket) {
     thread.ancestor_sk = 0;
     add(&thread.open, 1);
     add(&thread.sum, work.sk);
-    touch(thread, work.sk, request.decision.position);
+    touch(thread, work.sk, work.sk, request.decision.position);
     let leader = leader(work.pid_tgid);
     if leader == work.pid_tgid {
         add(&thread.process_open, 1);
@@ -378,10 +381,10 @@ pub(crate) fn take_over(key: HandoverKey) -> Option<Handover> {
 
 /// Deletes the record of a connection's last request, which nobody has taken.
 #[inline(always)]
-pub(crate) fn forget_handover(socket: &mut Socket) {
-    if socket.has(flags::HANDED_OVER) && socket.unix_peer == 0 {
+pub(crate) fn forget_handover(sk: u64, socket: &mut Socket) {
+    if socket.has(flags::HANDED_OVER) {
         socket.flags &= !flags::HANDED_OVER;
-        let key = sending_key(0, socket, socket.request.decision.position);
+        let key = sending_key(sk, socket, socket.request.decision.position);
         let _ = HANDOVERS.remove(key);
     }
 }

@@ -160,13 +160,23 @@ const NOTHING: Found = Found {
     ambiguous: false,
 };
 
+/// What a thread does that may be on behalf of a request.
+#[derive(Clone, Copy)]
+enum Act {
+    /// It connects.
+    Connect,
+    /// It sends on a connection.
+    Send,
+}
+
 /// The request on whose behalf the running thread works, by rules 2 to 4.
 #[inline(always)]
-fn find_cause(work: &Work, thread: Option<&Thread>, socket: &Socket) -> Found {
+fn find_cause(work: &Work, thread: Option<&Thread>, socket: &Socket, act: Act) -> Found {
     let Some(thread) = thread else {
         return NOTHING;
     };
-    let first = !socket.has(flags::USED)
+    let first = matches!(act, Act::Send)
+        && !socket.has(flags::USED)
         && socket.origin == Origin::Connect as u8
         && socket.opener == work.pid_tgid;
     let mut situation = Situation {
@@ -183,11 +193,12 @@ fn find_cause(work: &Work, thread: Option<&Thread>, socket: &Socket) -> Found {
         },
         own_response_in_epoch: socket.response_thread == work.pid_tgid
             && socket.response_epoch == thread.epoch.wrapping_add(1),
+        own_response_last: thread.read_sk == work.sk,
         callback_ordered: false,
         descends: thread.ancestor_sk != 0,
         process_open: 0,
     };
-    if situation.open > 1 && situation.epoch_reads > 1 {
+    if situation.open > 1 && (situation.epoch_reads > 1 || situation.own_response_in_epoch) {
         let flags = RUNTIMES.get_ptr((work.pid_tgid >> 32) as u32);
         // SAFETY: a word, written by user space only.
         let flags = flags.map_or(0, |flags| unsafe { *flags });
@@ -197,6 +208,9 @@ fn find_cause(work: &Work, thread: Option<&Thread>, socket: &Socket) -> Found {
         let tgid = work.pid_tgid >> 32;
         situation.process_open =
             context::thread(tgid << 32 | tgid).map_or(0, |leader| leader.process_open);
+    }
+    if faulty(fault::NO_CAUSALITY) {
+        return NOTHING;
     }
     let mut cause = decide::cause(&situation);
     if faulty(fault::WRONG_LINK) && matches!(cause, Cause::Several) {
@@ -268,14 +282,14 @@ fn find_forwarded(work: &Work, header: &Context) -> Found {
     }
 }
 
-/// The request that a call of the running thread would belong to now, as sock and position; `(0, 0)` for none.
+/// The request on whose behalf the running thread connects, as sock and position; `(0, 0)` for none.
 #[inline(always)]
 pub(crate) fn current_request(work: &Work, socket: &Socket) -> (u64, u64) {
     if task::is_worker(work.task) {
         return (0, 0);
     }
     let thread = context::current(work);
-    let found = find_cause(work, thread.as_deref(), socket);
+    let found = find_cause(work, thread.as_deref(), socket, Act::Connect);
     match found.parent {
         Some(parent) => (found.parent_sk, parent.request.decision.position),
         None => (0, 0),
@@ -287,7 +301,7 @@ pub(crate) fn current_request(work: &Work, socket: &Socket) -> (u64, u64) {
 pub(crate) fn client(work: &mut Work, socket: &mut Socket) {
     // Several requests in flight each need their record.
     if socket.pending.count() <= 1 {
-        context::forget_handover(socket);
+        context::forget_handover(work.sk, socket);
     }
     let header = header_context(&work.head);
     let thread = if task::is_worker(work.task) {
@@ -303,7 +317,7 @@ pub(crate) fn client(work: &mut Work, socket: &mut Socket) {
         forwarded = found.parent.is_some() || found.ambiguous;
     }
     if found.parent.is_none() {
-        found = find_cause(work, thread.as_deref(), socket);
+        found = find_cause(work, thread.as_deref(), socket, Act::Send);
         if let (Some(parent), Some(header)) = (found.parent, &header) {
             // The application speaks of another trace than the request it seems to serve: its word counts.
             if words(parent.request.decision.trace_id) != header.trace_id {
@@ -385,7 +399,7 @@ pub(crate) fn snapshot(work: &mut Work, socket: &Socket) {
         return;
     }
     let thread = context::current(work);
-    let found = find_cause(work, thread.as_deref(), socket);
+    let found = find_cause(work, thread.as_deref(), socket, Act::Send);
     let Some(parent) = found.parent else {
         return;
     };
@@ -409,14 +423,14 @@ pub(crate) fn read(work: &Work, socket: &mut Socket, response: bool) {
     };
     if socket.role == Role::Server as u8 {
         let position = socket.request.decision.position;
-        context::touch(thread, work.sk, position);
+        context::touch(thread, work.sk, work.sk, position);
         return;
     }
     let (sk, position) = (
         socket.request.parent_sk,
         socket.request.decision.parent_position,
     );
-    context::touch(thread, sk, position);
+    context::touch(thread, work.sk, sk, position);
     if response {
         socket.response_epoch = thread.epoch.wrapping_add(1);
         socket.response_thread = work.pid_tgid;

@@ -60,6 +60,8 @@ pub mod fault {
     pub const WRONG_LINK: u32 = 1 << 8;
     /// Same-kernel records are not stored: the negative control of the hand-over.
     pub const NO_HANDOVER: u32 = 1 << 9;
+    /// Outgoing requests get no parent: the negative control of what counts links.
+    pub const NO_CAUSALITY: u32 = 1 << 10;
 }
 
 /// Reads a global: volatile, because the value that the compiler sees is not the one that the program will see.

@@ -80,6 +80,8 @@ pub struct Situation {
     pub epoch_reads: u64,
     /// The thread read this connection's previous response since it last waited.
     pub own_response_in_epoch: bool,
+    /// And it has read nothing else since.
+    pub own_response_last: bool,
     /// The process is known to finish each callback before the next read.
     pub callback_ordered: bool,
     /// The thread was cloned while a request was the only one of its thread, and has served nothing yet.
@@ -127,8 +129,15 @@ pub fn cause(situation: &Situation) -> Cause {
             Method::SameContext
         });
     }
-    // A new connection's first bytes may go out long after the callback that wanted it; a pooled one's may be somebody's queued request.
-    if situation.first_after_connect || situation.own_response_in_epoch {
+    // A pooled connection that has just become free may carry somebody's queued request. Where a callback ends before the next read, only
+    // until that read.
+    let may_be_queued = if situation.callback_ordered {
+        situation.own_response_last
+    } else {
+        situation.own_response_in_epoch
+    };
+    // A new connection's first bytes may go out long after the callback that wanted it.
+    if situation.first_after_connect || may_be_queued {
         return Cause::Several;
     }
     if situation.epoch_reads == 1 || (situation.epoch_reads > 1 && situation.callback_ordered) {
@@ -218,6 +227,12 @@ mod tests {
             ..two
         };
         assert_eq!(cause(&queued), Cause::Several);
+        let queued_in_order = Situation {
+            own_response_last: true,
+            callback_ordered: true,
+            ..queued
+        };
+        assert_eq!(cause(&queued_in_order), Cause::Several);
         let late = Situation {
             epoch_reads: 1,
             first_after_connect: true,
@@ -246,6 +261,11 @@ mod tests {
             ..two
         };
         assert_eq!(cause(&ordered), Cause::LastRead);
+        let freed_before = Situation {
+            own_response_in_epoch: true,
+            ..ordered
+        };
+        assert_eq!(cause(&freed_before), Cause::LastRead);
         let connected = Situation {
             first_after_connect: true,
             connect_known: true,

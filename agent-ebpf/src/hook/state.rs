@@ -22,7 +22,8 @@ use crate::{
         },
         task,
     },
-    scratch, select,
+    scratch::{self, Work},
+    select,
 };
 
 // since Linux 4.16
@@ -72,6 +73,16 @@ fn set_state(sk: *const u8, old: u8, new: u8) {
     }
 }
 
+/// Notes the running task and the time; false for a kernel thread.
+#[inline(always)]
+pub(super) fn describe(work: &mut Work, pid_tgid: u64) -> bool {
+    work.time_ns = conn::now();
+    work.pid_tgid = pid_tgid;
+    work.task = task::current();
+    work.process_start_ns = task::process_start(work.task);
+    !task::is_kernel_thread(work.task)
+}
+
 /// In the context of the task that calls connect().
 #[inline(always)]
 fn connecting(sk: *const u8) {
@@ -91,18 +102,13 @@ fn connecting(sk: *const u8) {
     let Some((_level, scratch)) = scratch::acquire() else {
         return;
     };
-    let work = &mut scratch.work;
-    work.time_ns = conn::now();
-    work.pid_tgid = pid_tgid;
-    work.task = task::current();
-    work.process_start_ns = task::process_start(work.task);
-    work.sk = address;
-    work.identity = identity.word();
-    if task::is_kernel_thread(work.task) {
+    scratch.work.sk = address;
+    scratch.work.identity = identity.word();
+    if !describe(&mut scratch.work, pid_tgid) {
         scratch::release(scratch);
         return;
     }
-    let time_ns = work.time_ns;
+    let time_ns = scratch.work.time_ns;
     let socket = conn::stage(scratch, Origin::Connect, Role::Client);
     socket.connect_start_ns = time_ns;
     socket.flags |= flags::CONNECTING;
@@ -125,12 +131,15 @@ fn established(sk: u64) {
         return;
     };
     socket.flags &= !flags::CONNECTING;
-    // The local port was chosen after SYN_SENT for an unbound socket.
-    if !socket.has(flags::COUNTED) {
-        socket.send_base = sock::write_seq(sk);
-        socket.receive_base = sock::copied_seq(sk);
-        socket.flags |= flags::BASES_EXACT;
+    if socket.has(flags::COUNTED) {
+        // An MPTCP socket learns its addresses from its first subflow, later.
+        socket.flags |= flags::ADDRESS_LATE;
+        return;
     }
+    // The local port was chosen after SYN_SENT for an unbound socket.
+    socket.send_base = sock::write_seq(sk);
+    socket.receive_base = sock::copied_seq(sk);
+    socket.flags |= flags::BASES_EXACT;
     socket.identity = sock::identity_of(sk).word();
     if socket.has(flags::OWN) {
         let key = context::sending_key(sk, socket, UNTRACED);
@@ -160,15 +169,10 @@ fn accepted(child: *const u8) {
     let Some((_level, scratch)) = scratch::acquire() else {
         return;
     };
-    let work = &mut scratch.work;
-    work.time_ns = conn::now();
-    work.pid_tgid = pid_tgid;
-    work.task = task::current();
-    work.process_start_ns = task::process_start(work.task);
-    work.sk = sk;
-    work.identity = identity.word();
-    let time_ns = work.time_ns;
-    if !task::is_kernel_thread(work.task) {
+    scratch.work.sk = sk;
+    scratch.work.identity = identity.word();
+    if describe(&mut scratch.work, pid_tgid) {
+        let time_ns = scratch.work.time_ns;
         let socket = conn::stage(scratch, Origin::Accept, Role::Server);
         socket.send_base = sock::write_seq(sk);
         socket.receive_base = sock::copied_seq(sk);

@@ -1,22 +1,27 @@
-//! Unix stream sockets: `unix_stream_sendmsg(sock, msg, size)`, `unix_stream_recvmsg(sock, msg, size, flags)` and `unix_release_sock(sk, embrion)`
-//! (net/unix/af_unix.c). There are no sequence numbers: positions count what was accepted and read.
+//! Unix stream sockets: `unix_stream_sendmsg(sock, msg, size)`, `unix_stream_recvmsg(sock, msg, size, flags)`, `unix_release_sock(sk, embrion)` and
+//! `unix_stream_connect(sock, address, length, flags)` (net/unix/af_unix.c). There are no sequence numbers: positions count what was accepted and
+//! read, from connect() on. Ends that were connected before, or by socketpair(), have no same-kernel key.
 
-use agent_common::abi::{CloseReason, Direction};
+use agent_common::abi::{CloseReason, Direction, Origin, Role};
 use aya_ebpf::{
     macros::{fentry, fexit},
     programs::{FEntryContext, FExitContext},
 };
 
-use super::inet::{MSG_OOB, MSG_PEEK, run};
+use super::{
+    inet::{MSG_OOB, MSG_PEEK, run},
+    state::describe,
+};
 use crate::{
-    conn,
+    conn::{self, flags},
+    decide,
     globals::global,
     kernel::{
         field,
-        sock::{AF_UNIX, Identity},
+        sock::{self, AF_UNIX, Identity},
         task,
     },
-    select,
+    scratch, select,
 };
 
 #[fentry(function = "unix_stream_sendmsg")]
@@ -68,6 +73,17 @@ pub fn unix_stream_recvmsg_exit(ctx: FExitContext) -> i32 {
     0
 }
 
+#[fexit(function = "unix_stream_connect")]
+pub fn unix_stream_connect_exit(ctx: FExitContext) -> i32 {
+    let result: i32 = ctx.arg(4);
+    let pid_tgid = task::pid_tgid();
+    if result == 0 && select::is_selected(pid_tgid) {
+        let socket: *const u8 = ctx.arg(0);
+        connected(field::load(socket, global!(O_SOCKET_SK)), pid_tgid);
+    }
+    0
+}
+
 #[fentry(function = "unix_release_sock")]
 pub fn unix_release_sock_enter(ctx: FEntryContext) -> i32 {
     conn::close(ctx.arg(0), CloseReason::Closed);
@@ -81,6 +97,30 @@ const IDENTITY: Identity = Identity {
     local_port: 0,
     peer_port: 0,
 };
+
+/// In the context of the task that has connected: nothing was sent in either direction yet.
+#[inline(always)]
+fn connected(sk: u64, pid_tgid: u64) {
+    let Some((_level, scratch)) = scratch::acquire() else {
+        return;
+    };
+    scratch.work.sk = sk;
+    scratch.work.identity = IDENTITY.word();
+    if describe(&mut scratch.work, pid_tgid) {
+        let socket = conn::stage(scratch, Origin::Connect, Role::Client);
+        socket.unix_peer = sock::unix_peer(sk);
+        socket.flags |= flags::BASES_EXACT;
+        let (request, position) = decide::current_request(&scratch.work, &scratch.socket);
+        scratch.socket.connect_sk = request;
+        scratch.socket.connect_position = position;
+        if conn::store(sk, &scratch.socket)
+            && let Some(socket) = conn::find(sk)
+        {
+            conn::open(socket, sk, scratch.work.time_ns);
+        }
+    }
+    scratch::release(scratch);
+}
 
 /// Counts what a send has put into the stream.
 #[inline(always)]

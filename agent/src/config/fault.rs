@@ -46,6 +46,14 @@ faults! {
     HeadsFull = "heads-full";
     /// `HANDOVERS` has room for one record.
     HandoversFull = "handovers-full";
+    /// `FORWARDS` has no room.
+    ForwardsFull = "forwards-full";
+    /// No program finds scratch to work in.
+    ScratchBusy = "scratch-busy";
+    /// No byte of a process can be read.
+    Unreadable = "unreadable";
+    /// Where several requests could be the parent, the one read last is taken.
+    WrongLink = "wrong-link";
     /// Same-kernel records are neither stored nor found.
     NoHandover = "no-handover";
     /// Outgoing requests get no parent.

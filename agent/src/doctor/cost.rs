@@ -16,7 +16,7 @@ use serde::Serialize;
 
 use crate::{
     event::reader::Reader,
-    probe::{attach::Attached, error::ProbeError},
+    probe::{attach::Attached, error::ProbeError, maps::Maps},
 };
 
 /// Requests in a row in one state.
@@ -66,8 +66,11 @@ pub(super) enum CostError {
 }
 
 /// Times calls in all states, and detaches the programs.
-pub(super) fn measure(mut attached: Attached, mut before: Before) -> Result<Cost, CostError> {
-    let maps = attached.take_maps()?;
+pub(super) fn measure(
+    attached: Attached,
+    maps: Maps,
+    mut before: Before,
+) -> Result<Cost, CostError> {
     let mut selection = maps.selection;
     let mut reader = Reader::new(maps.events)?;
     let own = std::process::id();

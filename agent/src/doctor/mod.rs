@@ -140,14 +140,15 @@ fn try_all(features: Features, report: &mut Report) -> Result<(), ProbeError> {
     report.judge(&kernel.plan);
     // Nobody is traced but this process, and it only while its calls are timed.
     let settings = Settings::default().with("SELECT_UNKNOWN", Value::U32(0));
-    let loaded = kernel.load(&settings)?;
+    let mut loaded = kernel.load(&settings)?;
+    let maps = loaded.take_maps()?;
     let before = Before::measure();
     let attached = loaded.attach_what_can_be();
     report.tried = true;
     report.judge(&attached.plan);
     let attached = attached.checked()?;
     report.map_bytes = attached.map_memory_bytes();
-    match before.and_then(|before| cost::measure(attached, before)) {
+    match before.and_then(|before| cost::measure(attached, maps, before)) {
         Ok(cost) => report.cost = Some(cost),
         Err(error) => report.cost_error = Some(chain(&error)),
     }

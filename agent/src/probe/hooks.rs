@@ -50,6 +50,8 @@ pub enum Feature {
     Inet6,
     /// Sends and receives on unix stream sockets.
     Unix,
+    /// connect() of unix stream sockets: where their streams begin.
+    UnixConnects,
     /// connect(): who is the client, failed connects, connection times.
     Connects,
     /// accept(): who is the server.
@@ -68,6 +70,7 @@ impl Feature {
         Self::Inet,
         Self::Inet6,
         Self::Unix,
+        Self::UnixConnects,
         Self::Connects,
         Self::Accepts,
         Self::Processes,
@@ -88,6 +91,7 @@ impl Feature {
             Self::Inet => "TCP over IPv4",
             Self::Inet6 => "TCP over IPv6",
             Self::Unix => "unix stream sockets",
+            Self::UnixConnects => "unix connections",
             Self::Connects => "outgoing connections",
             Self::Accepts => "accepted connections",
             Self::Processes => "process life",
@@ -103,6 +107,7 @@ impl Feature {
             Self::Inet => "nothing can be traced",
             Self::Inet6 => "requests over IPv6 are not traced",
             Self::Unix => "requests over unix sockets are not traced",
+            Self::UnixConnects => "the two ends of a unix socket are not joined to one trace",
             Self::Connects => {
                 "failed connects are not reported, and calls of event loops have no parent on new connections"
             }
@@ -146,8 +151,14 @@ pub struct Hook {
     pub instead_of: Option<&'static str>,
 }
 
+/// Stands for an argument that the program does not read, whatever its type.
+pub const UNREAD: &str = "_";
+
 const SEND: &[&str] = &["struct socket *", "struct msghdr *", "size_t"];
 const RECEIVE: &[&str] = &["struct socket *", "struct msghdr *", "size_t", "int"];
+
+/// The address became a `struct sockaddr_unsized *` in Linux 6.19.
+const UNIX_CONNECT: &[&str] = &["struct socket *", UNREAD, "int", "int"];
 
 /// Every hook of the object `capture`. Prototypes: Linux net/ipv4/af_inet.c, net/ipv6/af_inet6.c, net/unix/af_unix.c,
 /// net/ipv4/inet_connection_sock.c, fs/eventpoll.c, fs/select.c, 5.10 to 7.2.
@@ -215,6 +226,13 @@ pub const HOOKS: &[Hook] = &[
         Feature::Accepts,
         Stage::Context,
     ),
+    Hook::new(
+        "unix_stream_connect_exit",
+        Attach::Exit("unix_stream_connect"),
+        Feature::UnixConnects,
+        Stage::Context,
+    )
+    .reads(UNIX_CONNECT),
     Hook::new(
         "live_positions",
         Attach::Run,

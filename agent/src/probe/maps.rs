@@ -1,6 +1,6 @@
 //! What user space writes into and reads from the maps.
 //!
-//! Input: [`Attached`] programs. Output: typed accessors, each owning its map. No entry is made here that the kernel would have to delete:
+//! Input: [`Loaded`] programs. Output: typed accessors, each owning its map. No entry is made here that the kernel would have to delete:
 //! who ends an entry stands in ARCHITECTURE.md.
 
 use agent_common::abi::{Counter, Policy, SELECTION_WORDS, VERDICT_BITS, Verdict};
@@ -10,7 +10,7 @@ use aya::{
 };
 use zerocopy::transmute;
 
-use super::{attach::Attached, error::ProbeError};
+use super::{error::ProbeError, loader::Loaded};
 
 /// Processes per word of `SELECTION`.
 const PER_WORD: u32 = u64::BITS / VERDICT_BITS;
@@ -31,8 +31,8 @@ pub struct Maps {
     pub counters: Counters,
 }
 
-impl Attached {
-    /// Takes the maps out; a second call fails.
+impl Loaded {
+    /// Takes the maps out, so that they can be filled before anything runs; a second call fails.
     ///
     /// # Errors
     /// When the object lacks one of them, or has it with other keys or values.

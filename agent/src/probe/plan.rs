@@ -5,7 +5,7 @@
 
 use serde::Serialize;
 
-use super::hooks::{Feature, HOOKS, Hook};
+use super::hooks::{Feature, HOOKS, Hook, UNREAD};
 use crate::kernel::btf::Btf;
 
 /// What becomes of each hook.
@@ -253,7 +253,7 @@ fn judge(hook: &Hook, arguments_of: &impl Fn(&str) -> Option<Vec<String>>) -> St
             },
         };
     };
-    if hook.arguments.is_empty() || found == hook.arguments {
+    if hook.arguments.is_empty() || fits(&found, hook.arguments) {
         return State::Chosen;
     }
     State::Off {
@@ -262,6 +262,12 @@ fn judge(hook: &Hook, arguments_of: &impl Fn(&str) -> Option<Vec<String>>) -> St
             expected: hook.arguments.join(", "),
         },
     }
+}
+
+/// Whether a function takes these arguments; [`UNREAD`] stands for any type.
+fn fits(found: &[String], expected: &[&str]) -> bool {
+    let same = |(found, expected): (&String, &&str)| *expected == UNREAD || found == expected;
+    found.len() == expected.len() && found.iter().zip(expected).all(same)
 }
 
 #[cfg(test)]

@@ -34,7 +34,12 @@ const FAULTS: &[(Fault, u32)] = &[
     (Fault::ThreadsFull, 1 << 2),
     (Fault::HeadsFull, 1 << 3),
     (Fault::HandoversFull, 1 << 4),
+    (Fault::ForwardsFull, 1 << 5),
+    (Fault::ScratchBusy, 1 << 6),
+    (Fault::Unreadable, 1 << 7),
+    (Fault::WrongLink, 1 << 8),
     (Fault::NoHandover, 1 << 9),
+    (Fault::NoCausality, 1 << 10),
 ];
 
 impl Settings {

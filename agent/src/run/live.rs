@@ -71,7 +71,7 @@ pub fn run(config: &Config, record: Option<(&Path, bool)>) -> Result<(), RunErro
     let kernel = Kernel::examine(&[])?;
     let settings = Settings::from_config(config, std::process::id())
         .with("LOG", Value::U32(u32::from(KernelLog::is_wanted())));
-    let loaded = kernel.load(&settings)?;
+    let mut loaded = kernel.load(&settings)?;
     let release = kernel.features.release.clone();
     let recorder = match record {
         Some((path, strip_payload)) => {
@@ -84,20 +84,21 @@ pub fn run(config: &Config, record: Option<(&Path, bool)>) -> Result<(), RunErro
     // The kernel's types are some 10 MB that nobody needs any more.
     drop(kernel);
 
-    let mut attached = loaded.attach()?;
-    let map_memory_bytes = attached.map_memory_bytes();
-    let maps = attached.take_maps()?;
-    let live = if attached.offers(Feature::LivePositions) {
-        Some(attached.take_live_positions()?)
-    } else {
-        None
-    };
+    // A connection is judged by the ports once, when it is first seen: they must be there before anything runs.
+    let maps = loaded.take_maps()?;
     let mut ports = maps.ports;
     for range in &config.selectors.ports {
         for port in range.first..=range.last {
             ports.select(port).map_err(map_error("PORTS"))?;
         }
     }
+    let mut attached = loaded.attach()?;
+    let map_memory_bytes = attached.map_memory_bytes();
+    let live = if attached.offers(Feature::LivePositions) {
+        Some(attached.take_live_positions()?)
+    } else {
+        None
+    };
     let reader = Reader::new(maps.events).map_err(|source| RunError::System {
         what: "a file descriptor for the ring buffer",
         source,

@@ -10,6 +10,7 @@ use crate::harness::{
     load::{self, Links},
     process::Program,
     service,
+    trace::Span,
 };
 
 pub(super) const SCENARIOS: &[Scenario] = &[
@@ -82,7 +83,7 @@ fn nginx(context: &mut Context, connections: u32, keepalive: bool) -> Result<()>
     let backend = format!("127.0.0.1:{}", back.1);
     let values = [
         ("BACKEND", backend.as_str()),
-        ("KEEPALIVE", "16"),
+        ("KEEPALIVE", if keepalive { "keepalive 16;" } else { "" }),
         ("CONNECTION", if keepalive { "" } else { "close" }),
     ];
     let front = service::nginx(context, "proxy.conf", port, &values)?;
@@ -171,7 +172,18 @@ fn measure(
     collector.wait_for_spans(all, PATIENCE)?;
     agent.stop()?;
     let spans = collector.spans();
-    assert_eq!(spans.len(), all);
+    assert_eq!(
+        spans.len(),
+        all,
+        "some that failed:\n{}",
+        spans
+            .filter(Span::is_error)
+            .by_start()
+            .iter()
+            .take(8)
+            .map(|span| format!("{}\n", span.line()))
+            .collect::<String>()
+    );
     let incoming = spans
         .servers()
         .filter(|span| span.path().starts_with(work.prefix));

@@ -41,7 +41,7 @@ const PARENT: &str = "00f067aa0ba902b7";
 fn proxy(backend: &str, keepalive: bool) -> [(&str, &str); 3] {
     [
         ("BACKEND", backend),
-        ("KEEPALIVE", if keepalive { "16" } else { "1" }),
+        ("KEEPALIVE", if keepalive { "keepalive 16;" } else { "" }),
         ("CONNECTION", if keepalive { "" } else { "close" }),
     ]
 }
