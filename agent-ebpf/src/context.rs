@@ -3,8 +3,6 @@
 //! Input: requests that open and close, and what threads do. Output: the entries of `THREADS`, `FORWARDS` and `HANDOVERS`. Which of several
 //! requests is the parent is [`crate::decide`].
 
-use core::arch::asm;
-
 use agent_common::{
     abi::{Counter, Direction},
     wire::http1::Phase,
@@ -15,7 +13,7 @@ use crate::{
     globals::{fault, faulty},
     kernel::task,
     maps::{FORWARDS, HANDOVERS, THREADS, count},
-    scratch::Work,
+    scratch::{Work, add},
 };
 
 /// A request older than this is no parent any more.
@@ -91,16 +89,6 @@ pub(crate) struct Forward {
     pub(crate) position: u64,
     /// Open requests that brought the same context in.
     pub(crate) requests: u64,
-}
-
-/// Adds to a counter that other CPUs change too.
-#[inline(always)]
-fn add(value: &u64, amount: u64) {
-    let value: *const u64 = value;
-    // SAFETY: an aligned u64 of a map entry; the instruction is BPF_XADD, which has no result and is there since Linux 3.
-    unsafe {
-        asm!("lock *(u64 *)({0} + 0) += {1}", in(reg) value, in(reg) amount, options(nostack))
-    };
 }
 
 /// The entry of a thread, whoever that id belongs to now.

@@ -20,7 +20,7 @@ use crate::{
 };
 
 /// Nesting levels.
-pub(crate) const LEVELS: u32 = 2;
+pub(crate) const LEVELS: u32 = 3;
 
 /// The bytes before index 0 of the scanner: the segment's fixed part without what the carry overlays.
 const LEAD: usize = size_of::<Segment>() - CARRY as usize;
@@ -264,8 +264,7 @@ pub(crate) fn acquire() -> Option<(u32, &'static mut Scratch)> {
     let refused = faulty(fault::SCRATCH_BUSY);
     for level in 0..LEVELS {
         let scratch = get(level)?;
-        if scratch.work.busy == 0 && !refused {
-            scratch.work.busy = 1;
+        if !refused && take(&scratch.work.busy) {
             return Some((level, scratch));
         }
     }
@@ -276,7 +275,32 @@ pub(crate) fn acquire() -> Option<(u32, &'static mut Scratch)> {
 /// Gives a level back.
 #[inline(always)]
 pub(crate) fn release(scratch: &mut Scratch) {
-    scratch.work.busy = 0;
+    add(&scratch.work.busy, 1u64.wrapping_neg());
+}
+
+/// Whether nobody else has it: only whoever comes to one alone has it, so a task that is preempted between the two steps costs a level and
+/// never shares one.
+#[inline(always)]
+fn take(busy: &u64) -> bool {
+    add(busy, 1);
+    let busy: *const u64 = busy;
+    // SAFETY: an aligned word of the map.
+    let alone = unsafe { busy.read_volatile() } == 1;
+    if !alone {
+        // SAFETY: as above.
+        add(unsafe { &*busy }, 1u64.wrapping_neg());
+    }
+    alone
+}
+
+/// Adds to a word that other tasks, or other CPUs, change too.
+#[inline(always)]
+pub(crate) fn add(value: &u64, amount: u64) {
+    let value: *const u64 = value;
+    // SAFETY: an aligned u64 of a map entry; the instruction is BPF_XADD, which has no result and is there since Linux 3.
+    unsafe {
+        asm!("lock *(u64 *)({0} + 0) += {1}", in(reg) value, in(reg) amount, options(nostack))
+    };
 }
 
 /// A random word: splitmix64, seeded once per level from the kernel's generator. Ids must differ, not be secret.

@@ -355,6 +355,14 @@ impl Agent {
             attached,
             ..
         } = self;
+        for stats in attached.stats() {
+            if let Some(missed) = stats.missed.filter(|missed| *missed > 0) {
+                warn!(
+                    program = stats.program,
+                    missed, "was skipped by the kernel while it was active on the same CPU"
+                );
+            }
+        }
         drop(attached);
         for selector in inner.table.selection().unmatched() {
             warn!(selector, "matched nothing");

@@ -193,6 +193,16 @@ impl Agent {
     }
 }
 
+/// A scenario that failed leaves it running: it ends in order, so that its log closes with its counters.
+impl Drop for Agent {
+    fn drop(&mut self) {
+        if matches!(self.program.is_running(), Ok(true)) && self.program.signal(Signal::INT).is_ok()
+        {
+            let _ = self.program.wait(Duration::from_secs(8));
+        }
+    }
+}
+
 /// What the agent counted.
 #[derive(Debug)]
 pub(crate) struct Statistics {
@@ -291,7 +301,7 @@ fn tail(log: &Path) -> String {
         .map(|bytes| String::from_utf8_lossy(&bytes).into_owned())
         .unwrap_or_default();
     let lines: Vec<_> = text.lines().collect();
-    lines[lines.len().saturating_sub(30)..].join("\n")
+    lines[lines.len().saturating_sub(45)..].join("\n")
 }
 
 #[cfg(test)]

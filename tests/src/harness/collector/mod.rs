@@ -169,8 +169,15 @@ impl Collector {
     pub(crate) fn wait_for_spans(&self, count: usize, patience: Duration) -> Result<Spans> {
         wait_for(
             || {
+                const SHOWN: usize = 60;
                 let spans = self.spans();
-                format!("{count} spans; {} came:\n{}", spans.len(), spans.render())
+                let tree = spans.render();
+                let shown: Vec<_> = tree.lines().take(SHOWN).collect();
+                format!(
+                    "{count} spans; {} came, the first lines of their trees:\n{}",
+                    spans.len(),
+                    shown.join("\n")
+                )
             },
             patience,
             || {
