@@ -1,10 +1,12 @@
-//! How many exchanges a second one core takes from decode to span, and how often it allocates for each.
+//! How many exchanges a second one core takes from decode to span and from span to export bytes, and how often it allocates for each.
 //!
 //! Input: a recording (`undertrace record`), or none: then conversations as nginx has them on kept connections are made up. Everything is in
-//! memory before the clock starts, reading and export are no part of it. Time is that of this thread alone, so other work of the machine
-//! hardly shows. `cargo xtask bench` runs this.
+//! memory before the clock starts, reading and sending are no part of it. Time is that of this thread alone, so other work of the machine
+//! hardly shows. `cargo xtask bench` runs this; one pass (`--seconds 0`) under callgrind counts instructions: `pass` is all of it,
+//! `Exporter::export` the second stage.
 
 mod allocations;
+mod export;
 mod made_up;
 
 use std::{
@@ -16,6 +18,7 @@ use std::{
 use agent_common::abi::LiveRequest;
 use anyhow::{Context as _, Result, ensure};
 use clap::Parser;
+use export::Exporter;
 use rustix::time::{ClockId, clock_gettime};
 use undertrace::{
     event::{
@@ -33,7 +36,7 @@ use undertrace::{
 struct Arguments {
     /// Recording to push through the pipeline again and again; made up if there is none
     recording: Option<PathBuf>,
-    /// Seconds for it
+    /// Seconds for it; 0 makes one pass without a clock
     #[arg(long, default_value_t = 3)]
     seconds: u64,
 }
@@ -49,13 +52,74 @@ enum Step {
     Tick(u64),
 }
 
+/// What a stage took.
+#[derive(Clone, Copy, Debug, Default)]
+struct Cost {
+    elapsed: Duration,
+    allocations: allocations::Count,
+}
+
+/// Reads what this thread took so far.
+#[derive(Clone, Copy, Debug)]
+struct Meter {
+    /// False under valgrind, where the call that rustix makes for the clock crashes.
+    timed: bool,
+}
+
+impl Meter {
+    fn read(self) -> Cost {
+        Cost {
+            elapsed: if self.timed {
+                thread_time()
+            } else {
+                Duration::ZERO
+            },
+            allocations: allocations::so_far(),
+        }
+    }
+}
+
+impl Cost {
+    /// What came after an earlier reading.
+    fn since(self, earlier: Self) -> Self {
+        Self {
+            elapsed: self.elapsed.saturating_sub(earlier.elapsed),
+            allocations: self.allocations.since(earlier.allocations),
+        }
+    }
+
+    fn add(&mut self, more: Self) {
+        self.elapsed += more.elapsed;
+        self.allocations.calls += more.allocations.calls;
+        self.allocations.bytes += more.allocations.bytes;
+    }
+
+    fn print(self, stage: &str, exchanges: f64) {
+        println!(
+            "  {stage:<14}  {:>10.0} ns  {:>7.2} allocations  {:>7.0} bytes allocated",
+            self.elapsed.as_nanos() as f64 / exchanges,
+            self.allocations.calls as f64 / exchanges,
+            self.allocations.bytes as f64 / exchanges,
+        );
+    }
+}
+
 /// One pass over all inputs.
 #[derive(Clone, Copy, Debug)]
 struct Pass {
     exchanges: u64,
     records: u64,
-    elapsed: Duration,
-    allocations: allocations::Count,
+    encoded_bytes: u64,
+    /// From record to span.
+    pipeline: Cost,
+    /// From span to the bytes of export requests.
+    export: Cost,
+}
+
+impl Pass {
+    fn elapsed(&self) -> Duration {
+        self.pipeline.elapsed + self.export.elapsed
+    }
 }
 
 fn main() -> Result<()> {
@@ -72,13 +136,16 @@ fn main() -> Result<()> {
         }
     };
 
+    let meter = Meter {
+        timed: arguments.seconds > 0,
+    };
     let deadline = Instant::now() + Duration::from_secs(arguments.seconds);
-    let mut passes = vec![pass(&steps)];
+    let mut passes = vec![pass(&steps, meter)?];
     while Instant::now() < deadline {
-        passes.push(pass(&steps));
+        passes.push(pass(&steps, meter)?);
     }
     ensure!(passes[0].exchanges > 0, "there is no exchange in {origin}");
-    passes.sort_by_key(|pass| pass.elapsed);
+    passes.sort_by_key(Pass::elapsed);
     let median = passes[passes.len() / 2];
     let exchanges = median.exchanges as f64;
     println!(
@@ -88,21 +155,12 @@ fn main() -> Result<()> {
         passes.len()
     );
     println!(
-        "  exchanges per second and core  {:>11.0}",
-        exchanges / median.elapsed.as_secs_f64()
+        "  {:.0} exchanges per second and core; {:.0} bytes are exported for each; one exchange takes",
+        exchanges / median.elapsed().as_secs_f64(),
+        median.encoded_bytes as f64 / exchanges
     );
-    println!(
-        "  nanoseconds per exchange       {:>11.0}",
-        median.elapsed.as_nanos() as f64 / exchanges
-    );
-    println!(
-        "  allocations per exchange       {:>11.2}",
-        median.allocations.calls as f64 / exchanges
-    );
-    println!(
-        "  bytes allocated per exchange   {:>11.0}",
-        median.allocations.bytes as f64 / exchanges
-    );
+    median.pipeline.print("record to span", exchanges);
+    median.export.print("span to bytes", exchanges);
     Ok(())
 }
 
@@ -129,13 +187,14 @@ fn steps(recording: &mut Recording<impl std::io::Read>) -> Result<Vec<Step>> {
     Ok(steps)
 }
 
-/// Pushes every step through a new pipeline and drops the spans.
-fn pass(steps: &[Step]) -> Pass {
+/// Pushes every step through a new pipeline, and its spans through a queue and the encoder.
+#[inline(never)]
+fn pass(steps: &[Step], meter: Meter) -> Result<Pass> {
     let counters = Arc::new(Counters::default());
     let mut pipeline = Pipeline::new(PipelineConfig::default(), Arc::clone(&counters));
+    let mut exporter = Exporter::new(meter)?;
     let mut spans = Vec::new();
-    let before = allocations::so_far();
-    let start = thread_time();
+    let before = meter.read();
     for step in steps {
         match step {
             Step::Record(words, length) => {
@@ -150,19 +209,21 @@ fn pass(steps: &[Step]) -> Pass {
             Step::Tick(now_ns) => {
                 pipeline.push(&Input::Tick(*now_ns));
                 pipeline.drain_spans(&mut spans);
-                spans.clear();
+                exporter.export(&mut spans);
             }
         }
     }
     pipeline.finish();
     pipeline.drain_spans(&mut spans);
-    spans.clear();
-    Pass {
-        elapsed: thread_time().saturating_sub(start),
-        allocations: allocations::so_far().since(before),
+    exporter.export(&mut spans);
+    let all = meter.read().since(before);
+    Ok(Pass {
+        pipeline: all.since(exporter.cost),
+        export: exporter.cost,
+        encoded_bytes: exporter.encoded_bytes,
         exchanges: counters.exchanges.get(),
         records: counters.records.get(),
-    }
+    })
 }
 
 /// Time for which this thread has run.
