@@ -3,11 +3,10 @@
 use std::time::Duration;
 
 use anyhow::{Context as _, Result};
-use prost::Message as _;
 use tokio::runtime::{Builder, Runtime};
 use undertrace::{
     export::{
-        otlp::encode::export_request,
+        otlp::encode::Encoder,
         queue::{Limits, Queue},
     },
     span::Span,
@@ -18,6 +17,7 @@ use crate::{Cost, Meter};
 /// A queue and an encoder, as the agent has them, and what they took.
 pub(crate) struct Exporter {
     queue: Queue,
+    encoder: Encoder,
     runtime: Runtime,
     meter: Meter,
     pub(crate) cost: Cost,
@@ -32,6 +32,7 @@ impl Exporter {
         };
         Ok(Self {
             queue: Queue::new(limits),
+            encoder: Encoder::default(),
             runtime: Builder::new_current_thread()
                 .enable_time()
                 .build()
@@ -49,7 +50,7 @@ impl Exporter {
         self.queue.push(std::mem::take(spans));
         while !self.queue.is_empty() {
             if let Some(batch) = self.runtime.block_on(self.queue.next_batch()) {
-                self.encoded_bytes += export_request(batch).encode_to_vec().len() as u64;
+                self.encoded_bytes += self.encoder.encode(&batch).len() as u64;
             }
         }
         self.cost.add(self.meter.read().since(before));

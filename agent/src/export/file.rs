@@ -10,13 +10,14 @@ use std::{
 
 use tracing::warn;
 
-use super::{Sink, otlp::encode::export_request};
+use super::{Sink, otlp::encode::Encoder};
 use crate::{span::Span, telemetry::Counters};
 
 /// Spans to a file. Writes go to the page cache; lines are complete after each tick, so that a reader can follow.
 #[derive(Debug)]
 pub struct FileSink<W: Write + Send> {
     out: BufWriter<W>,
+    encoder: Encoder,
     counters: Arc<Counters>,
     failed: bool,
 }
@@ -42,6 +43,7 @@ impl<W: Write + Send> FileSink<W> {
     pub fn new(out: W, counters: &Arc<Counters>) -> Self {
         Self {
             out: BufWriter::new(out),
+            encoder: Encoder::default(),
             counters: Arc::clone(counters),
             failed: false,
         }
@@ -60,7 +62,7 @@ impl<W: Write + Send> Sink for FileSink<W> {
             return;
         }
         let count = spans.len() as u64;
-        let mut line = serde_json::to_vec(&export_request(spans))
+        let mut line = serde_json::to_vec(&self.encoder.message(&spans))
             .expect("OTLP messages have string keys only");
         line.push(b'\n');
         match self.out.write_all(&line) {
@@ -116,7 +118,7 @@ mod tests {
         for (line, spans) in lines.iter().zip(pushed) {
             let read: ExportTraceServiceRequest =
                 serde_json::from_str(line).expect("OTLP JSON reads back");
-            assert_eq!(read, export_request(spans));
+            assert_eq!(read, Encoder::default().message(&spans));
         }
         let json: serde_json::Value = serde_json::from_str(lines[0]).expect("JSON");
         let span = &json["resourceSpans"][0]["scopeSpans"][0]["spans"][1];

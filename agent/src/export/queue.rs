@@ -11,7 +11,7 @@ use std::{
 
 use tokio::{sync::Notify, time::Instant};
 
-use crate::span::{Span, Value};
+use crate::span::Span;
 
 /// Bounds of a queue and of what is taken from it at once.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -45,29 +45,18 @@ impl Default for Limits {
 /// Memory that a span holds, in bytes, near enough to bound a queue by it; never less than what OTLP encodes it to.
 #[must_use]
 pub fn estimated_bytes(span: &Span) -> usize {
-    let attributes = |list: &[(std::borrow::Cow<'static, str>, Value)]| -> usize {
-        list.iter()
-            .map(|(key, value)| {
-                48 + key.len()
-                    + match value {
-                        Value::Text(text) => text.len(),
-                        Value::Int(_) | Value::Bool(_) => 8,
-                    }
-            })
-            .sum()
-    };
     256 + span.name.len()
         + span.trace_state.as_deref().map_or(0, str::len)
-        + attributes(&span.attributes)
+        + span.attributes.encoded().len()
         + span
             .events
             .iter()
-            .map(|event| 64 + event.name.len() + attributes(&event.attributes))
+            .map(|event| 64 + event.name.len() + event.attributes.encoded().len())
             .sum::<usize>()
         + span
             .links
             .iter()
-            .map(|link| 64 + attributes(&link.attributes))
+            .map(|link| 64 + link.attributes.encoded().len())
             .sum::<usize>()
 }
 

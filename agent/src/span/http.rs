@@ -6,7 +6,7 @@ use std::{borrow::Cow, fmt::Write};
 
 use agent_common::abi::{Method as Rule, Source};
 
-use super::{Attributes, Link, Span, SpanEvent, SpanKind, Status, Value, conventions as name};
+use super::{Attributes, Link, Span, SpanEvent, SpanKind, Status, conventions as name};
 use crate::{
     conn::{Endpoints, Transport},
     correlate::Context,
@@ -18,6 +18,9 @@ use crate::{
 
 /// What stands in place of a query value.
 const REDACTED: &str = "REDACTED";
+
+/// Bytes of a span's attributes, apart from the texts of its request: room that is nearly always enough.
+const ATTRIBUTE_BYTES: usize = 768;
 
 /// Everything a span is made of.
 #[derive(Clone, Copy, Debug)]
@@ -49,9 +52,10 @@ pub fn span(parts: &Parts<'_>) -> Span {
         ..
     } = *parts;
     let head = &exchange.request.detail;
-    let mut attributes = Attributes::with_capacity(24);
-    let name = request(parts, &mut attributes);
-    network(parts, &mut attributes);
+    let mut attributes = Attributes::with_capacity(ATTRIBUTE_BYTES + head.text_len());
+    let target = Target::new(head);
+    let name = request(parts, &target, &mut attributes);
+    network(parts, &target, &mut attributes);
     let status = outcome(exchange, kind, &mut attributes);
     sizes(exchange, &mut attributes);
     origin(context, &mut attributes);
@@ -85,16 +89,12 @@ pub fn unobserved(
     time_unix_ns: u64,
     resource: &Resource,
 ) -> Span {
-    let mut attributes = Attributes::with_capacity(12);
+    let mut attributes = Attributes::with_capacity(ATTRIBUTE_BYTES);
     if let Some(endpoints) = endpoints {
         ends(endpoints, kind, None, &mut attributes);
-        text(
-            &mut attributes,
-            name::NETWORK_TRANSPORT,
-            endpoints.transport.name(),
-        );
+        attributes.push(name::NETWORK_TRANSPORT, endpoints.transport.name());
     }
-    text(&mut attributes, name::ERROR_TYPE, name::ERROR_UNOBSERVED);
+    attributes.push(name::ERROR_TYPE, name::ERROR_UNOBSERVED);
     origin(context, &mut attributes);
     Span {
         trace_id: context.trace_id,
@@ -115,40 +115,33 @@ pub fn unobserved(
     }
 }
 
-fn text(attributes: &mut Attributes, name: &'static str, value: impl Into<Value>) {
-    attributes.push((Cow::Borrowed(name), value.into()));
-}
-
-fn number(attributes: &mut Attributes, name: &'static str, value: u64) {
-    let value = i64::try_from(value).unwrap_or(i64::MAX);
-    attributes.push((Cow::Borrowed(name), Value::Int(value)));
+#[inline(always)]
+fn number(attributes: &mut Attributes, name: &str, value: u64) {
+    attributes.push(name, i64::try_from(value).unwrap_or(i64::MAX));
 }
 
 /// Method and URL; gives the span's name.
-fn request(parts: &Parts<'_>, attributes: &mut Attributes) -> &'static str {
+fn request(parts: &Parts<'_>, target: &Target<'_>, attributes: &mut Attributes) -> &'static str {
     let head = &parts.exchange.request.detail;
-    text(attributes, name::HTTP_REQUEST_METHOD, head.method.name());
+    attributes.push(name::HTTP_REQUEST_METHOD, head.method.name());
     if head.method == Method::Other {
-        let token = head.method_token().to_owned();
-        text(attributes, name::HTTP_REQUEST_METHOD_ORIGINAL, token);
+        attributes.push(name::HTTP_REQUEST_METHOD_ORIGINAL, head.method_token());
     }
-    let target = Target::new(head);
-    text(attributes, name::URL_SCHEME, target.scheme);
+    attributes.push(name::URL_SCHEME, target.scheme);
     if let Some(path) = target.path {
-        text(attributes, name::URL_PATH, path.to_owned());
+        attributes.push(name::URL_PATH, path);
     }
     if parts.record_query
         && let Some(query) = target.query
     {
-        text(attributes, name::URL_QUERY, query.to_owned());
+        attributes.push(name::URL_QUERY, query);
     }
     if parts.kind == SpanKind::Client {
         let full = target.full(parts.endpoints);
-        text(attributes, name::URL_FULL, full);
+        attributes.push(name::URL_FULL, full.as_str());
     }
     if !head.user_agent().is_empty() {
-        let agent = head.user_agent().to_owned();
-        text(attributes, name::USER_AGENT_ORIGINAL, agent);
+        attributes.push(name::USER_AGENT_ORIGINAL, head.user_agent());
     }
     match head.method {
         Method::Other => "HTTP",
@@ -156,23 +149,17 @@ fn request(parts: &Parts<'_>, attributes: &mut Attributes) -> &'static str {
     }
 }
 
-fn network(parts: &Parts<'_>, attributes: &mut Attributes) {
-    let head = &parts.exchange.request.detail;
-    let target = Target::new(head);
+fn network(parts: &Parts<'_>, target: &Target<'_>, attributes: &mut Attributes) {
     if let Some(endpoints) = parts.endpoints {
-        ends(endpoints, parts.kind, Some(&target), attributes);
-        text(
-            attributes,
-            name::NETWORK_TRANSPORT,
-            endpoints.transport.name(),
-        );
+        ends(endpoints, parts.kind, Some(target), attributes);
+        attributes.push(name::NETWORK_TRANSPORT, endpoints.transport.name());
     } else if !target.host.is_empty() {
-        text(attributes, name::SERVER_ADDRESS, target.host.to_owned());
+        attributes.push(name::SERVER_ADDRESS, target.host);
     }
-    text(attributes, name::NETWORK_PROTOCOL_NAME, "http");
-    let minor = head.minor_version;
+    attributes.push(name::NETWORK_PROTOCOL_NAME, "http");
+    let minor = parts.exchange.request.detail.minor_version;
     let version = if minor == 0 { "1.0" } else { "1.1" };
-    text(attributes, name::NETWORK_PROTOCOL_VERSION, version);
+    attributes.push(name::NETWORK_PROTOCOL_VERSION, version);
 }
 
 /// Server and client as the conventions see them. The server's name is what the client called it; its port, where the client did not say
@@ -183,8 +170,8 @@ fn ends(
     target: Option<&Target<'_>>,
     attributes: &mut Attributes,
 ) {
-    let local = (&endpoints.local_address, endpoints.local_port);
-    let peer = (&endpoints.peer_address, endpoints.peer_port);
+    let local = (endpoints.local_address.as_str(), endpoints.local_port);
+    let peer = (endpoints.peer_address.as_str(), endpoints.peer_port);
     let (server, client) = match kind {
         SpanKind::Server => (local, peer),
         SpanKind::Client => (peer, local),
@@ -192,7 +179,7 @@ fn ends(
     let host = target.map_or("", |target| target.host);
     let address = if host.is_empty() { server.0 } else { host };
     if !address.is_empty() {
-        text(attributes, name::SERVER_ADDRESS, address.to_owned());
+        attributes.push(name::SERVER_ADDRESS, address);
     }
     let port = target.and_then(|target| target.port(server.1));
     let port = port.unwrap_or(server.1);
@@ -202,9 +189,9 @@ fn ends(
     if endpoints.transport == Transport::Unix {
         return;
     }
-    text(attributes, name::CLIENT_ADDRESS, client.0.clone());
+    attributes.push(name::CLIENT_ADDRESS, client.0);
     number(attributes, name::CLIENT_PORT, u64::from(client.1));
-    text(attributes, name::NETWORK_PEER_ADDRESS, peer.0.clone());
+    attributes.push(name::NETWORK_PEER_ADDRESS, peer.0);
     number(attributes, name::NETWORK_PEER_PORT, u64::from(peer.1));
 }
 
@@ -215,11 +202,11 @@ fn outcome(exchange: &Exchange, kind: SpanKind, attributes: &mut Attributes) -> 
     }
     match exchange.failure {
         Some((Failure::ResponseUnseen, _)) => {
-            text(attributes, name::UNDERTRACE_RESPONSE_UNSEEN, true);
+            attributes.push(name::UNDERTRACE_RESPONSE_UNSEEN, true);
         }
         Some((failure, _)) => {
             if let Some(error) = failure.error_type() {
-                text(attributes, name::ERROR_TYPE, error);
+                attributes.push(name::ERROR_TYPE, error);
             }
             return Status::Error;
         }
@@ -231,7 +218,7 @@ fn outcome(exchange: &Exchange, kind: SpanKind, attributes: &mut Attributes) -> 
     };
     match code {
         Some(code) if code >= limit => {
-            text(attributes, name::ERROR_TYPE, code.to_string());
+            attributes.push(name::ERROR_TYPE, code.to_string().as_str());
             Status::Error
         }
         _ => Status::Unset,
@@ -279,15 +266,15 @@ fn origin(context: &Context, attributes: &mut Attributes) {
         Rule::OnlyOpen => "only_open",
         Rule::Runtime => "runtime",
     };
-    text(attributes, name::UNDERTRACE_PARENT_SOURCE, source);
-    text(attributes, name::UNDERTRACE_PARENT_METHOD, rule);
+    attributes.push(name::UNDERTRACE_PARENT_SOURCE, source);
+    attributes.push(name::UNDERTRACE_PARENT_METHOD, rule);
     number(
         attributes,
         name::UNDERTRACE_PARENT_CONFIDENCE,
         u64::from(context.confidence),
     );
     if !context.propagated {
-        text(attributes, name::UNDERTRACE_PROPAGATED, false);
+        attributes.push(name::UNDERTRACE_PROPAGATED, false);
     }
 }
 
@@ -310,10 +297,10 @@ fn events(exchange: &Exchange, clock: ClockPair) -> Vec<SpanEvent> {
     event(
         exchange.request.head_end_ns,
         name::EVENT_REQUEST_HEAD,
-        Vec::new(),
+        Attributes::default(),
     );
     for (status, time_ns) in &exchange.interim {
-        let mut attributes = Attributes::with_capacity(1);
+        let mut attributes = Attributes::default();
         number(
             &mut attributes,
             name::HTTP_RESPONSE_STATUS_CODE,
@@ -325,7 +312,7 @@ fn events(exchange: &Exchange, clock: ClockPair) -> Vec<SpanEvent> {
         event(
             response.start_ns,
             name::EVENT_RESPONSE_FIRST_BYTE,
-            Vec::new(),
+            Attributes::default(),
         );
     }
     events.sort_by_key(|event| event.time_unix_ns);
@@ -336,8 +323,8 @@ fn links(context: &Context) -> Vec<Link> {
     let Some((span_id, reason)) = context.rejected else {
         return Vec::new();
     };
-    let mut attributes = Attributes::with_capacity(1);
-    text(&mut attributes, name::UNDERTRACE_LINK_REASON, reason);
+    let mut attributes = Attributes::default();
+    attributes.push(name::UNDERTRACE_LINK_REASON, reason);
     vec![Link {
         trace_id: context.trace_id,
         span_id,
@@ -383,7 +370,7 @@ impl<'a> Target<'a> {
             None => (head.host(), target),
         };
         let (host, explicit_port) = authority(name);
-        let (path, query) = match path.split_once('?') {
+        let (path, query) = match split(path, path.bytes().position(|byte| byte == b'?')) {
             Some((path, query)) => (path, Some(query)),
             None => (path, None),
         };
@@ -445,6 +432,10 @@ impl<'a> Target<'a> {
 
 /// An absolute-form target's scheme, and what follows `://`.
 fn scheme(target: &str) -> Option<(&'static str, &str)> {
+    // Nearly every target is a path.
+    if target.starts_with('/') {
+        return None;
+    }
     let (scheme, rest) = target.split_once("://")?;
     if scheme.eq_ignore_ascii_case("http") {
         Some(("http", rest))
@@ -453,6 +444,12 @@ fn scheme(target: &str) -> Option<(&'static str, &str)> {
     } else {
         None
     }
+}
+
+/// The text before and behind the ASCII character at this place. The searchers of `str` cost more than the few bytes that they look through here.
+fn split(text: &str, at: Option<usize>) -> Option<(&str, &str)> {
+    let at = at?;
+    Some((text.get(..at)?, text.get(at + 1..)?))
 }
 
 /// Host and port of an authority without user info; brackets of an IPv6 address are taken off.
@@ -465,7 +462,7 @@ fn authority(authority: &str) -> (&str, Option<u16>) {
             port.strip_prefix(':').and_then(|port| port.parse().ok()),
         );
     }
-    match authority.rsplit_once(':') {
+    match split(authority, authority.bytes().rposition(|byte| byte == b':')) {
         Some((host, port)) => (host, port.parse().ok()),
         None => (authority, None),
     }

@@ -1,12 +1,15 @@
 //! Our span: what the sinks export. Made from correlated exchanges; the names of attributes are those of the OpenTelemetry semantic
 //! conventions, pinned in [`conventions`].
 
+pub mod attributes;
 pub mod clock;
 pub mod conventions;
 pub mod http;
+pub(crate) mod protobuf;
 
 use std::borrow::Cow;
 
+pub use self::attributes::{Attributes, Value};
 use crate::process::Resource;
 
 /// Role of a span in its trace.
@@ -26,44 +29,6 @@ pub enum Status {
     /// An error; `error.type` says which.
     Error,
 }
-
-/// Value of an attribute.
-#[derive(Clone, Debug, PartialEq)]
-pub enum Value {
-    /// Text.
-    Text(Cow<'static, str>),
-    /// A whole number.
-    Int(i64),
-    /// A truth value.
-    Bool(bool),
-}
-
-impl From<&'static str> for Value {
-    fn from(value: &'static str) -> Self {
-        Self::Text(Cow::Borrowed(value))
-    }
-}
-
-impl From<String> for Value {
-    fn from(value: String) -> Self {
-        Self::Text(Cow::Owned(value))
-    }
-}
-
-impl From<i64> for Value {
-    fn from(value: i64) -> Self {
-        Self::Int(value)
-    }
-}
-
-impl From<bool> for Value {
-    fn from(value: bool) -> Self {
-        Self::Bool(value)
-    }
-}
-
-/// Attributes in export order.
-pub type Attributes = Vec<(Cow<'static, str>, Value)>;
 
 /// Something that happened during a span.
 #[derive(Clone, Debug, PartialEq)]
@@ -125,11 +90,8 @@ pub struct Span {
 impl Span {
     /// The value of an attribute.
     #[must_use]
-    pub fn attribute(&self, key: &str) -> Option<&Value> {
-        self.attributes
-            .iter()
-            .find(|(name, _)| name == key)
-            .map(|(_, value)| value)
+    pub fn attribute(&self, name: &str) -> Option<Value<'_>> {
+        self.attributes.get(name)
     }
 
     /// Whether the sampled flag is set: other spans are counted, not exported.

@@ -24,9 +24,14 @@ fn timed(id: u8, parent: u8, service: &str, kind: SpanKind, start: u64, end: u64
     }
 }
 
-fn set(span: &mut Span, key: &'static str, value: impl Into<Value>) {
-    span.attributes.retain(|(known, _)| known != key);
-    span.attributes.push((key.into(), value.into()));
+fn set<'a>(span: &mut Span, name: &str, value: impl Into<Value<'a>>) {
+    unset(span, name);
+    span.attributes.push(name, value);
+}
+
+fn unset(span: &mut Span, name: &str) {
+    let others = span.attributes.iter().filter(|(known, _)| *known != name);
+    span.attributes = others.collect();
 }
 
 /// nginx calls shop, which calls stock (not traced) and fails.
@@ -42,7 +47,7 @@ fn shop() -> Vec<Span> {
     set(&mut shop, "undertrace.parent.source", "same_kernel");
     set(&mut shop, "undertrace.parent.method", "none");
     set(&mut stock, "undertrace.parent.method", "same_context");
-    stock.attributes.retain(|(key, _)| key != "url.path");
+    unset(&mut stock, "url.path");
     set(&mut stock, "url.full", "http://stock:8000/items/7");
     set(&mut stock, "server.address", "stock");
     set(&mut stock, "server.port", 8000_i64);
@@ -107,7 +112,7 @@ fn colours_surround_the_same_text() {
 #[test]
 fn shows_control_characters_of_the_wire_as_dots() {
     let mut span = span(1);
-    set(&mut span, "url.path", "/\x1b[2J\nfake".to_owned());
+    set(&mut span, "url.path", "/\x1b[2J\nfake");
     let text = render(&[span], &PLAIN);
     assert!(text.contains("GET /·[2J·fake"), "{text}");
     assert_eq!(text.lines().count(), 3);

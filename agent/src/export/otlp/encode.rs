@@ -1,23 +1,24 @@
-//! Our spans to OTLP messages: spans of many Resources in one request. The one encoder of gRPC, HTTP and the JSON lines file.
+//! Our spans to the bytes of OTLP export requests: spans of many Resources in one. The one encoder of gRPC, HTTP, and, by way of the decoded
+//! message, JSON.
+//!
+//! Input: a batch of spans. Output: `ExportTraceServiceRequest` (trace_service.proto, trace.proto), byte for byte what prost makes of the same
+//! message. It is written directly because the structs of `opentelemetry-proto` cost an allocation for each text and prost a walk over everything
+//! for each nested length.
 
-use std::borrow::Cow;
+use std::{collections::HashMap, sync::Arc};
 
-use opentelemetry_proto::tonic::{
-    collector::trace::v1::ExportTraceServiceRequest,
-    common::v1::{AnyValue, InstrumentationScope, KeyValue, any_value},
-    resource::v1::Resource as OtlpResource,
-    trace::v1::{
-        ResourceSpans, ScopeSpans, Span as OtlpSpan, Status as OtlpStatus,
-        span::{Event, Link as OtlpLink, SpanKind as OtlpKind},
-        status::StatusCode,
-    },
-};
+use bytes::Bytes;
+use opentelemetry_proto::tonic::collector::trace::v1::ExportTraceServiceRequest;
+use prost::Message as _;
 
 use crate::{
+    conn::IdMap,
     process::Resource,
     span::{
-        Link, Span, SpanEvent, SpanKind, Status, Value,
+        Attributes, Link, Span, SpanEvent, SpanKind, Status, Value,
+        attributes::push_key_value,
         conventions::{SCHEMA_URL, SCOPE_NAME},
+        protobuf::{fixed64, length_delimited, push_bytes, push_fixed64, push_message, variable},
     },
 };
 
@@ -26,184 +27,200 @@ const HAS_IS_REMOTE: u32 = 1 << 8;
 /// Bit 9 of OTLP's `flags`: the parent is in another process.
 const IS_REMOTE: u32 = 1 << 9;
 
-/// One export request of these spans: grouped by Resource, Resources in order of first appearance, spans in the given order.
-#[must_use]
-pub fn export_request(spans: Vec<Span>) -> ExportTraceServiceRequest {
-    let mut groups: Vec<(Resource, Vec<OtlpSpan>)> = Vec::new();
-    for span in spans {
-        let resource = span.resource.clone();
-        let group = groups
-            .iter()
-            .position(|(known, _)| known.same_handle(&resource) || *known == resource)
-            .unwrap_or_else(|| {
-                groups.push((resource, Vec::new()));
-                groups.len() - 1
+/// Resources remembered at the beginning of a batch at most.
+const KNOWN_LIMIT: usize = 1_024;
+
+/// Makes export requests; keeps its storage and the Resources that it has encoded.
+#[derive(Debug, Default)]
+pub struct Encoder {
+    /// By handle.
+    known: IdMap<u64, Known>,
+    /// The last request: its storage is used again when nobody sends it any more.
+    last: Bytes,
+}
+
+#[derive(Debug)]
+struct Known {
+    /// Keeps the handle from being given to another Resource.
+    _resource: Resource,
+    /// `ResourceSpans.resource`.
+    encoded: Arc<[u8]>,
+}
+
+/// The spans of a batch in the order in which they leave, each with the number of its group.
+struct Grouped<'a> {
+    spans: Vec<(usize, &'a Span)>,
+    /// By group: `ResourceSpans.resource`.
+    resources: Vec<Arc<[u8]>>,
+}
+
+impl Encoder {
+    /// The bytes of one export request of these spans: grouped by Resource, Resources in order of first appearance, spans in the given order.
+    pub fn encode(&mut self, spans: &[Span]) -> Bytes {
+        let grouped = self.group(spans);
+        let mut out = self.storage();
+        for members in grouped
+            .spans
+            .chunk_by(|(left, _), (right, _)| left == right)
+        {
+            // ExportTraceServiceRequest.resource_spans
+            push_message::<3>(&mut out, length_delimited(1), |out| {
+                if let Some((group, _)) = members.first() {
+                    out.extend_from_slice(&grouped.resources[*group]);
+                }
+                // ResourceSpans.scope_spans
+                push_message::<3>(out, length_delimited(2), |out| push_scope(out, members));
+                // ResourceSpans.schema_url
+                push_bytes(out, length_delimited(3), SCHEMA_URL.as_bytes());
             });
-        groups[group].1.push(encode_span(span));
+        }
+        self.last = out.into();
+        self.last.clone()
     }
-    ExportTraceServiceRequest {
-        resource_spans: groups
-            .into_iter()
-            .map(|(resource, spans)| ResourceSpans {
-                resource: Some(encode_resource(&resource)),
-                scope_spans: vec![ScopeSpans {
-                    scope: Some(InstrumentationScope {
-                        name: SCOPE_NAME.to_owned(),
-                        version: env!("CARGO_PKG_VERSION").to_owned(),
-                        ..InstrumentationScope::default()
-                    }),
-                    spans,
-                    schema_url: SCHEMA_URL.to_owned(),
-                }],
-                schema_url: SCHEMA_URL.to_owned(),
-            })
-            .collect(),
+
+    /// An empty buffer: that of the last request, unless it is still in use.
+    fn storage(&mut self) -> Vec<u8> {
+        let mut last = std::mem::take(&mut self.last);
+        last.clear();
+        last.into()
     }
-}
 
-fn encode_resource(resource: &Resource) -> OtlpResource {
-    OtlpResource {
-        attributes: resource
-            .attributes()
-            .iter()
-            .map(|(key, value)| {
-                key_value(key.clone(), any_value::Value::StringValue(value.clone()))
-            })
-            .collect(),
-        ..OtlpResource::default()
+    /// The message that [`Encoder::encode`] encodes, for those who write it in another form.
+    ///
+    /// # Panics
+    /// Never: the encoder writes what prost reads.
+    pub fn message(&mut self, spans: &[Span]) -> ExportTraceServiceRequest {
+        ExportTraceServiceRequest::decode(self.encode(spans))
+            .expect("the encoder writes what prost reads")
     }
-}
 
-fn encode_span(span: Span) -> OtlpSpan {
-    let kind = match span.kind {
-        SpanKind::Server => OtlpKind::Server,
-        SpanKind::Client => OtlpKind::Client,
-    };
-    let code = match span.status {
-        Status::Unset => StatusCode::Unset,
-        Status::Error => StatusCode::Error,
-    };
-    let remote = if span.parent_is_remote { IS_REMOTE } else { 0 };
-    OtlpSpan {
-        trace_id: span.trace_id.to_vec(),
-        span_id: span.span_id.to_vec(),
-        trace_state: span.trace_state.map(String::from).unwrap_or_default(),
-        parent_span_id: span
-            .parent_span_id
-            .map(|id| id.to_vec())
-            .unwrap_or_default(),
-        flags: u32::from(span.trace_flags) | HAS_IS_REMOTE | remote,
-        name: span.name.into_owned(),
-        kind: kind.into(),
-        start_time_unix_nano: span.start_unix_ns,
-        end_time_unix_nano: span.end_unix_ns,
-        attributes: encode_attributes(span.attributes),
-        events: span.events.into_iter().map(encode_event).collect(),
-        links: span.links.into_iter().map(encode_link).collect(),
-        status: Some(OtlpStatus {
-            message: String::new(),
-            code: code.into(),
-        }),
-        ..OtlpSpan::default()
+    /// Resources that are remembered.
+    #[cfg(test)]
+    pub(super) fn known(&self) -> usize {
+        self.known.len()
     }
-}
 
-fn encode_event(event: SpanEvent) -> Event {
-    Event {
-        time_unix_nano: event.time_unix_ns,
-        name: event.name.to_owned(),
-        attributes: encode_attributes(event.attributes),
-        ..Event::default()
-    }
-}
-
-fn encode_link(link: Link) -> OtlpLink {
-    OtlpLink {
-        trace_id: link.trace_id.to_vec(),
-        span_id: link.span_id.to_vec(),
-        attributes: encode_attributes(link.attributes),
-        ..OtlpLink::default()
-    }
-}
-
-fn encode_attributes(attributes: Vec<(Cow<'static, str>, Value)>) -> Vec<KeyValue> {
-    attributes
-        .into_iter()
-        .map(|(key, value)| {
-            let value = match value {
-                Value::Text(text) => any_value::Value::StringValue(text.into_owned()),
-                Value::Int(number) => any_value::Value::IntValue(number),
-                Value::Bool(truth) => any_value::Value::BoolValue(truth),
-            };
-            key_value(key, value)
-        })
-        .collect()
-}
-
-fn key_value(key: Cow<'static, str>, value: any_value::Value) -> KeyValue {
-    KeyValue {
-        key: key.into_owned(),
-        value: Some(AnyValue { value: Some(value) }),
-        ..KeyValue::default()
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::export::otlp::testing::{resource, span};
-
-    #[test]
-    fn groups_spans_by_resource_in_order_of_appearance() {
-        let of = |id, name: &str| Span {
-            resource: resource(name),
-            ..span(id)
+    /// Handles are compared first; Resources with different handles and the same content are one group nevertheless.
+    fn group<'a>(&mut self, spans: &'a [Span]) -> Grouped<'a> {
+        if self.known.len() > KNOWN_LIMIT {
+            self.known.clear();
+        }
+        let mut grouped = Grouped {
+            spans: Vec::with_capacity(spans.len()),
+            resources: Vec::new(),
         };
-        let request = export_request(vec![of(1, "web"), of(2, "db"), of(3, "web")]);
-        let groups: Vec<(String, Vec<u8>)> = request
-            .resource_spans
-            .iter()
-            .map(|group| {
-                let name = group
-                    .resource
-                    .as_ref()
-                    .and_then(|resource| resource.attributes[0].value.clone())
-                    .and_then(|value| value.value);
-                let Some(any_value::Value::StringValue(name)) = name else {
-                    panic!("the first attribute is text");
-                };
-                let ids = group.scope_spans[0]
-                    .spans
-                    .iter()
-                    .map(|span| span.span_id[7]);
-                (name, ids.collect())
-            })
-            .collect();
-        assert_eq!(
-            groups,
-            [("web".to_owned(), vec![1, 3]), ("db".to_owned(), vec![2])]
-        );
-        assert_eq!(request.resource_spans[0].schema_url, SCHEMA_URL);
-        assert_eq!(
-            request.resource_spans[0].scope_spans[0].schema_url,
-            SCHEMA_URL
-        );
+        let mut by_handle = IdMap::<u64, usize>::default();
+        let mut by_content = HashMap::<Arc<[u8]>, usize>::new();
+        let mut last = None;
+        for span in spans {
+            let handle = span.resource.handle();
+            let group = match last {
+                Some((known, group)) if known == handle => group,
+                _ => *by_handle.entry(handle).or_insert_with(|| {
+                    let encoded = self.resource(&span.resource);
+                    *by_content.entry(encoded).or_insert_with_key(|encoded| {
+                        grouped.resources.push(Arc::clone(encoded));
+                        grouped.resources.len() - 1
+                    })
+                }),
+            };
+            last = Some((handle, group));
+            grouped.spans.push((group, span));
+        }
+        grouped.spans.sort_by_key(|(group, _)| *group);
+        grouped
     }
 
-    #[test]
-    fn carries_flags_parent_and_trace_state() {
-        let mut child = span(1);
-        child.parent_span_id = Some([7; 8]);
-        child.parent_is_remote = true;
-        child.trace_flags = 3;
-        child.trace_state = Some("vendor=1".into());
-        child.status = Status::Error;
-        let encoded = encode_span(child);
-        assert_eq!(encoded.flags, 0x303);
-        assert_eq!(encoded.parent_span_id, [7; 8]);
-        assert_eq!(encoded.trace_state, "vendor=1");
-        assert_eq!(encoded.status.map(|status| status.code), Some(2));
-        assert_eq!(encode_span(span(2)).flags, 0x101);
-        assert!(encode_span(span(2)).parent_span_id.is_empty());
+    /// `ResourceSpans.resource`, encoded when it is first seen.
+    fn resource(&mut self, resource: &Resource) -> Arc<[u8]> {
+        let known = self.known.entry(resource.handle()).or_insert_with(|| {
+            let mut out = Vec::new();
+            push_message::<2>(&mut out, length_delimited(1), |out| {
+                for (name, value) in resource.attributes() {
+                    // Resource.attributes
+                    push_key_value(out, length_delimited(1), name, Value::Text(value));
+                }
+            });
+            Known {
+                _resource: resource.clone(),
+                encoded: out.into(),
+            }
+        });
+        Arc::clone(&known.encoded)
+    }
+}
+
+/// The fields of a `ScopeSpans`.
+fn push_scope(out: &mut Vec<u8>, spans: &[(usize, &Span)]) {
+    // ScopeSpans.scope, an InstrumentationScope
+    push_message::<1>(out, length_delimited(1), |out| {
+        push_bytes(out, length_delimited(1), SCOPE_NAME.as_bytes());
+        push_bytes(
+            out,
+            length_delimited(2),
+            env!("CARGO_PKG_VERSION").as_bytes(),
+        );
+    });
+    for (_, span) in spans {
+        // ScopeSpans.spans
+        push_message::<2>(out, length_delimited(2), |out| push_span(out, span));
+    }
+    // ScopeSpans.schema_url
+    push_bytes(out, length_delimited(3), SCHEMA_URL.as_bytes());
+}
+
+/// The fields of a `Span`, in the order of their numbers.
+fn push_span(out: &mut Vec<u8>, span: &Span) {
+    push_bytes(out, length_delimited(1), &span.trace_id);
+    push_bytes(out, length_delimited(2), &span.span_id);
+    let trace_state = span.trace_state.as_deref().unwrap_or_default();
+    push_bytes(out, length_delimited(3), trace_state.as_bytes());
+    if let Some(parent) = &span.parent_span_id {
+        push_bytes(out, length_delimited(4), parent);
+    }
+    push_bytes(out, length_delimited(5), span.name.as_bytes());
+    let kind = match span.kind {
+        SpanKind::Server => 2,
+        SpanKind::Client => 3,
+    };
+    out.extend_from_slice(&[variable(6), kind]);
+    push_fixed64(out, fixed64(7), span.start_unix_ns);
+    push_fixed64(out, fixed64(8), span.end_unix_ns);
+    // Field 9.
+    out.extend_from_slice(span.attributes.encoded());
+    for event in &span.events {
+        push_message::<1>(out, length_delimited(11), |out| push_event(out, event));
+    }
+    for link in &span.links {
+        push_message::<1>(out, length_delimited(13), |out| push_link(out, link));
+    }
+    // Field 15, a Status, whose field 3 is the code: unset is 0, an error 2.
+    match span.status {
+        Status::Unset => out.extend_from_slice(&[length_delimited(15), 0]),
+        Status::Error => out.extend_from_slice(&[length_delimited(15), 2, variable(3), 2]),
+    }
+    let remote = if span.parent_is_remote { IS_REMOTE } else { 0 };
+    let flags = u32::from(span.trace_flags) | HAS_IS_REMOTE | remote;
+    let [a, b, c, d] = flags.to_le_bytes();
+    // Field 16 of four bytes: the only key that takes two.
+    out.extend_from_slice(&[0x85, 0x01, a, b, c, d]);
+}
+
+fn push_event(out: &mut Vec<u8>, event: &SpanEvent) {
+    push_fixed64(out, fixed64(1), event.time_unix_ns);
+    push_bytes(out, length_delimited(2), event.name.as_bytes());
+    push_attributes(out, length_delimited(3), &event.attributes);
+}
+
+fn push_link(out: &mut Vec<u8>, link: &Link) {
+    push_bytes(out, length_delimited(1), &link.trace_id);
+    push_bytes(out, length_delimited(2), &link.span_id);
+    push_attributes(out, length_delimited(4), &link.attributes);
+}
+
+/// Attributes of something that is no span: under another key.
+fn push_attributes(out: &mut Vec<u8>, key: u8, attributes: &Attributes) {
+    for (name, value) in attributes.iter() {
+        push_key_value(out, key, name, value);
     }
 }

@@ -49,7 +49,17 @@ impl HttpClient {
         })
     }
 
-    /// One attempt to deliver an encoded `ExportTraceServiceRequest`.
+    /// The body as [`HttpClient::send`] takes it: compressed, if that is configured.
+    #[must_use]
+    pub fn packed(&self, body: Bytes) -> Bytes {
+        if self.gzip {
+            compressed(&body).into()
+        } else {
+            body
+        }
+    }
+
+    /// One attempt to deliver an encoded and packed `ExportTraceServiceRequest`.
     pub async fn send(&mut self, body: Bytes) -> Outcome {
         let content_type = if self.json {
             "application/json"
@@ -59,14 +69,11 @@ impl HttpClient {
         let mut request = self
             .client
             .post(self.url.clone())
-            .header(CONTENT_TYPE, content_type);
-        request = if self.gzip {
-            request
-                .header(CONTENT_ENCODING, "gzip")
-                .body(compressed(&body))
-        } else {
-            request.body(body)
-        };
+            .header(CONTENT_TYPE, content_type)
+            .body(body);
+        if self.gzip {
+            request = request.header(CONTENT_ENCODING, "gzip");
+        }
         match request.send().await {
             Ok(response) => outcome_of(response).await,
             Err(error) => {

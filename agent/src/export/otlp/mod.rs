@@ -25,11 +25,11 @@ use std::{
 
 use bytes::Bytes;
 use opentelemetry_proto::tonic::collector::trace::v1::ExportTraceServiceResponse;
-use prost::Message;
 use tokio::{runtime::Handle, sync::watch, task::JoinHandle};
 use tracing::{info, warn};
 
 use self::{
+    encode::Encoder,
     grpc::GrpcClient,
     http::HttpClient,
     retry::{Backoff, Outcome, Policy},
@@ -112,6 +112,7 @@ pub fn start(
     let delivery = Delivery {
         queue: Arc::clone(&queue),
         client,
+        encoder: Encoder::default(),
         json: settings.protocol == Protocol::HttpJson,
         endpoint: settings.public_endpoint(),
         policy,
@@ -196,6 +197,14 @@ impl Client {
         })
     }
 
+    /// The body as it is sent; gRPC compresses when it frames.
+    fn packed(&self, body: Bytes) -> Bytes {
+        match self {
+            Self::Grpc(_) => body,
+            Self::Http(client) => client.packed(body),
+        }
+    }
+
     async fn send(&mut self, body: Bytes) -> Outcome {
         match self {
             Self::Grpc(client) => client.send(body).await,
@@ -208,6 +217,7 @@ impl Client {
 struct Delivery {
     queue: Arc<Queue>,
     client: Client,
+    encoder: Encoder,
     json: bool,
     endpoint: String,
     policy: Policy,
@@ -231,7 +241,8 @@ impl Delivery {
     }
 
     async fn deliver(&mut self, spans: Vec<Span>, count: u64) {
-        let body = self.encode(spans);
+        let body = self.encode(&spans);
+        drop(spans);
         let mut backoff = Backoff::new(self.policy);
         loop {
             // Once the end began, a receiver that failed before gets one more chance, not the whole deadline.
@@ -266,15 +277,16 @@ impl Delivery {
         }
     }
 
-    fn encode(&self, spans: Vec<Span>) -> Bytes {
-        let request = encode::export_request(spans);
-        if self.json {
-            serde_json::to_vec(&request)
+    /// The body of a request: encoded and compressed once, however often it is sent.
+    fn encode(&mut self, spans: &[Span]) -> Bytes {
+        let body = if self.json {
+            serde_json::to_vec(&self.encoder.message(spans))
                 .expect("OTLP messages have string keys only")
                 .into()
         } else {
-            request.encode_to_vec().into()
-        }
+            self.encoder.encode(spans)
+        };
+        self.client.packed(body)
     }
 
     /// Waits, but not past the moment when the end begins.

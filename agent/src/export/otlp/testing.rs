@@ -4,7 +4,7 @@ use std::borrow::Cow;
 
 use crate::{
     process::Resource,
-    span::{Span, SpanKind, Status},
+    span::{Span, SpanKind, Status, Value},
 };
 
 /// A Resource with only a name.
@@ -26,11 +26,13 @@ pub(crate) fn span(id: u8) -> Span {
         start_unix_ns: 1_000_000_000,
         end_unix_ns: 1_001_000_000,
         status: Status::Unset,
-        attributes: vec![
-            ("http.request.method".into(), "GET".into()),
-            ("url.path".into(), "/".into()),
-            ("http.response.status_code".into(), 200_i64.into()),
-        ],
+        attributes: [
+            ("http.request.method", Value::Text("GET")),
+            ("url.path", Value::Text("/")),
+            ("http.response.status_code", Value::Int(200)),
+        ]
+        .into_iter()
+        .collect(),
         events: Vec::new(),
         links: Vec::new(),
         resource: resource("web"),

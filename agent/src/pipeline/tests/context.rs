@@ -93,9 +93,8 @@ fn rejects_a_parent_it_does_not_know() {
     assert_eq!(ids(client), ([2; 8], None));
     assert_eq!(client.trace_id, TRACE);
     assert_eq!(client.links[0].span_id, [5; 8]);
-    let reason = &client.links[0].attributes[0];
-    assert_eq!(reason.0, name::UNDERTRACE_LINK_REASON);
-    assert_eq!(reason.1, Value::from("parent_unknown"));
+    let reason = client.links[0].attributes.get(name::UNDERTRACE_LINK_REASON);
+    assert_eq!(reason, Some(Value::Text("parent_unknown")));
     assert_eq!(bench.counters.links_rejected.get(), 1);
 }
 
@@ -284,7 +283,7 @@ fn adopts_the_header_of_a_message_the_kernel_did_not_decide() {
     assert_eq!(text(span, name::UNDERTRACE_PARENT_SOURCE), Some("header"));
     assert_eq!(
         span.attribute(name::UNDERTRACE_PROPAGATED),
-        Some(&Value::Bool(false))
+        Some(Value::Bool(false))
     );
     assert_eq!(bench.counters.messages_undecided.get(), 1);
     bench.check_books();

@@ -26,7 +26,7 @@ fn only(bench: &Bench) -> &Span {
 
 fn int(span: &Span, key: &str) -> Option<i64> {
     match span.attribute(key) {
-        Some(Value::Int(value)) => Some(*value),
+        Some(Value::Int(value)) => Some(value),
         _ => None,
     }
 }

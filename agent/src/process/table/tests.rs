@@ -70,7 +70,7 @@ fn looks_at_a_process_once_and_under_the_key_of_the_kernel() {
     let second = table
         .facts(key(41, 500))
         .expect("it was looked at before it went");
-    assert!(second.resource.same_handle(&first.resource));
+    assert_eq!(second.resource.handle(), first.resource.handle());
     assert_eq!(counters.processes.get(), 1);
 }
 

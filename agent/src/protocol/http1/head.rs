@@ -149,6 +149,12 @@ impl RequestHead {
             .unwrap_or_default()
     }
 
+    /// Bytes of all its texts together.
+    #[must_use]
+    pub const fn text_len(&self) -> usize {
+        self.text.len()
+    }
+
     /// Bytes of memory behind it.
     #[must_use]
     pub fn footprint(&self) -> usize {

@@ -1,7 +1,9 @@
 //! The whole way from a sink to a collector, over real sockets.
 
 mod collector;
+mod encode;
 mod own_metrics;
+mod reference;
 mod tls;
 
 use std::{sync::Arc, time::Duration};
@@ -118,7 +120,7 @@ async fn delivers_spans_of_many_resources_in_one_request() {
             ..span(2)
         };
         let spans = vec![span(1), other, span(3)];
-        let expected = super::encode::export_request(spans.clone());
+        let expected = reference::message(&spans);
         exporter.counters.spans.add(3);
         exporter.sink.push(spans);
         exporter.until_exported(3).await;
@@ -440,11 +442,11 @@ fn estimates_no_span_below_its_encoded_size() {
     let mut large = span(1);
     for index in 0..50_i64 {
         let key = format!("undertrace.attribute.{index}");
-        large.attributes.push((key.into(), index.into()));
+        large.attributes.push(&key, index);
     }
     for span in [span(1), large] {
         let estimated = crate::export::queue::estimated_bytes(&span);
-        let encoded = super::encode::export_request(vec![span]);
+        let encoded = reference::message(&[span]);
         assert!(estimated >= encoded.resource_spans[0].scope_spans[0].spans[0].encoded_len());
     }
 }
