@@ -183,30 +183,36 @@ pub struct ResponseHead {
 
 /// The request head in `bytes`, or nothing when the first line is no request line.
 pub(super) fn parse_request(bytes: &[u8]) -> Option<RequestHead> {
+    read_request(bytes, false)
+}
+
+/// The request head at the beginning of `bytes`, or nothing when it does not end there or the first line is no request line.
+pub(super) fn parse_whole_request(bytes: &[u8]) -> Option<RequestHead> {
+    read_request(bytes, true)
+}
+
+fn read_request(bytes: &[u8], must_end: bool) -> Option<RequestHead> {
     let (line, rest) = split_line(bytes);
     let (method, target, minor_version) = request_line(line)?;
-    let fields = Fields::read(rest);
-    let mut text = String::with_capacity(
-        method.len()
-            + target.len()
-            + fields.host.len()
-            + fields.user_agent.len()
-            + fields.trace_state.len(),
-    );
-    let method_end = push(&mut text, method);
-    let target_end = push(&mut text, target);
-    let host_end = push(&mut text, fields.host);
-    let user_agent_end = push(&mut text, fields.user_agent);
-    if fields.trace_state_joined.is_empty() {
-        push_trace_state(&mut text, fields.trace_state);
+    let (fields, behind) = Fields::read(rest, must_end)?;
+    let joined = fields.trace_state_joined.as_slice();
+    let trace_state = if joined.is_empty() {
+        fields.trace_state
     } else {
-        push_trace_state(&mut text, &fields.trace_state_joined);
-    }
+        joined
+    };
+    let (text, [method_end, target_end, host_end, user_agent_end, _]) = joined_text([
+        method,
+        target,
+        fields.host,
+        fields.user_agent,
+        kept_trace_state(trace_state),
+    ]);
     Some(RequestHead {
         method: Method::from_token(method),
         minor_version,
         framing: fields.framing.value(),
-        length: u32::try_from(bytes.len()).unwrap_or(u32::MAX),
+        length: length(bytes, behind),
         trace_parent: fields.trace_parent(),
         upgrade: fields.upgrade,
         text,
@@ -219,15 +225,28 @@ pub(super) fn parse_request(bytes: &[u8]) -> Option<RequestHead> {
 
 /// The response head in `bytes`, or nothing when the first line is no status line.
 pub(super) fn parse_response(bytes: &[u8]) -> Option<ResponseHead> {
+    read_response(bytes, false)
+}
+
+/// The response head at the beginning of `bytes`, or nothing when it does not end there or the first line is no status line.
+pub(super) fn parse_whole_response(bytes: &[u8]) -> Option<ResponseHead> {
+    read_response(bytes, true)
+}
+
+fn read_response(bytes: &[u8], must_end: bool) -> Option<ResponseHead> {
     let (line, rest) = split_line(bytes);
     let (status, minor_version) = status_line(line)?;
-    let fields = Fields::read(rest);
+    let (fields, behind) = Fields::read(rest, must_end)?;
     Some(ResponseHead {
         status,
         minor_version,
         framing: fields.framing.value(),
-        length: u32::try_from(bytes.len()).unwrap_or(u32::MAX),
+        length: length(bytes, behind),
     })
+}
+
+fn length(bytes: &[u8], behind: &[u8]) -> u32 {
+    u32::try_from(bytes.len() - behind.len()).unwrap_or(u32::MAX)
 }
 
 /// Method, target and minor version of a request line without its line end.
@@ -291,9 +310,13 @@ pub(super) fn find_newline(bytes: &[u8]) -> Option<usize> {
 
 /// The first line without its end, and what follows it.
 fn split_line(bytes: &[u8]) -> (&[u8], &[u8]) {
-    let Some(newline) = find_newline(bytes) else {
-        return (bytes, &[]);
-    };
+    match find_newline(bytes) {
+        Some(newline) => split_at_newline(bytes, newline),
+        None => (bytes, &[]),
+    }
+}
+
+fn split_at_newline(bytes: &[u8], newline: usize) -> (&[u8], &[u8]) {
     let (line, rest) = bytes.split_at(newline);
     (
         line.strip_suffix(b"\r").unwrap_or(line),
@@ -301,20 +324,34 @@ fn split_line(bytes: &[u8]) -> (&[u8], &[u8]) {
     )
 }
 
-fn push(text: &mut String, bytes: &[u8]) -> u16 {
-    match std::str::from_utf8(bytes) {
-        Ok(valid) => text.push_str(valid),
-        Err(_) => text.push_str(&String::from_utf8_lossy(bytes)),
-    }
+/// The parts as one text, and where each of them ends. What is no UTF-8 is replaced.
+fn joined_text<const N: usize>(parts: [&[u8]; N]) -> (String, [u16; N]) {
+    let mut text = Vec::with_capacity(parts.iter().map(|part| part.len()).sum());
     // Replacement characters triple a head of 16 KiB at worst: 48 KiB and the limited rest stay below 64 KiB.
-    u16::try_from(text.len()).unwrap_or(u16::MAX)
+    let end = |length: usize| u16::try_from(length).unwrap_or(u16::MAX);
+    let ends = parts.map(|part| {
+        text.extend_from_slice(part);
+        end(text.len())
+    });
+    if let Ok(text) = String::from_utf8(text) {
+        return (text, ends);
+    }
+    let mut text = String::new();
+    let ends = parts.map(|part| {
+        text.push_str(&String::from_utf8_lossy(part));
+        end(text.len())
+    });
+    (text, ends)
 }
 
-fn push_trace_state(text: &mut String, value: &[u8]) {
-    let kept = tracestate::kept(value).and_then(|range| value.get(range));
-    if let Some(kept) = kept.and_then(|kept| std::str::from_utf8(kept).ok()) {
-        text.push_str(kept);
+/// What is carried on of a `tracestate`: nothing of one that is malformed.
+fn kept_trace_state(value: &[u8]) -> &[u8] {
+    if value.is_empty() {
+        return value;
     }
+    let kept = tracestate::kept(value).and_then(|range| value.get(range));
+    kept.filter(|kept| std::str::from_utf8(kept).is_ok())
+        .unwrap_or_default()
 }
 
 /// The fields of a head that somebody needs.
@@ -331,14 +368,22 @@ struct Fields<'a> {
 }
 
 impl<'a> Fields<'a> {
-    fn read(mut rest: &'a [u8]) -> Self {
+    /// The fields up to the empty line, and what is behind it; nothing when it is missing but must be there.
+    fn read(mut rest: &'a [u8], must_end: bool) -> Option<(Self, &'a [u8])> {
         let mut fields = Self::default();
         while !rest.is_empty() {
-            let (line, next) = split_line(rest);
+            let (line, next) = match find_newline(rest) {
+                Some(newline) => split_at_newline(rest, newline),
+                None if must_end => return None,
+                None => (rest, [].as_slice()),
+            };
             rest = next;
+            if line.is_empty() {
+                return Some((fields, rest));
+            }
             fields.line(line);
         }
-        fields
+        (!must_end).then_some((fields, rest))
     }
 
     fn line(&mut self, line: &'a [u8]) {
@@ -399,6 +444,10 @@ impl<'a> Fields<'a> {
 
 /// Value of the field `name` (lower case) when `line` is that field.
 fn field<'a>(line: &'a [u8], name: &[u8]) -> Option<&'a [u8]> {
+    // What follows the name is looked at first: that tells most other names apart.
+    if !matches!(line.get(name.len())?, b':' | b' ' | b'\t' | b'\x0c') {
+        return None;
+    }
     let (start, rest) = line.split_at_checked(name.len())?;
     if !start.eq_ignore_ascii_case(name) {
         return None;
@@ -450,8 +499,9 @@ fn number(digits: &[u8]) -> Option<u64> {
         return None;
     }
     digits.iter().try_fold(0_u64, |number, byte| {
-        let digit = char::from(*byte).to_digit(10)?;
-        number.checked_mul(10)?.checked_add(u64::from(digit))
+        let digit = byte.wrapping_sub(b'0');
+        let digit = (digit < 10).then_some(u64::from(digit))?;
+        number.checked_mul(10)?.checked_add(digit)
     })
 }
 
@@ -620,6 +670,20 @@ mod tests {
             let mut end = HeadEnd::new();
             let parts = end.find(left).or_else(|| end.find(right).map(|n| n + left.len()));
             prop_assert_eq!(whole, parts);
+        }
+
+        #[test]
+        fn reads_a_whole_head_as_its_end_says(
+            rest in prop::collection::vec(prop_oneof![Just(b'\n'), Just(b'\r'), Just(b':'), Just(b'a')], 0..40),
+        ) {
+            for line in ["GET / HTTP/1.1\n", "GET / HTTP/1.1\r\n"] {
+                let bytes = [line.as_bytes(), &rest].concat();
+                let end = HeadEnd::new().find(&bytes);
+                let whole = parse_whole_request(&bytes);
+                prop_assert_eq!(whole.as_ref().map(|head| head.length as usize), end);
+                let cut = end.and_then(|end| parse_request(&bytes[..end]));
+                prop_assert_eq!(whole, cut);
+            }
         }
 
         #[test]

@@ -10,7 +10,10 @@ use agent_common::abi::StreamState;
 use super::{
     Framing, Method,
     chunked::{Chunked, Fed, tail_ends_body, tail_may_end_body},
-    head::{HeadEnd, find_newline, parse_request, parse_response, request_line, status_line},
+    head::{
+        HeadEnd, RequestHead, ResponseHead, find_newline, parse_request, parse_response,
+        parse_whole_request, parse_whole_response, request_line, status_line,
+    },
     may_be_request, may_be_response,
 };
 use crate::protocol::{End, HEAD_LIMIT, Item, Mark, Parser, Request, Response, Side};
@@ -210,15 +213,51 @@ impl Http1Parser {
     /// The head in `bytes` is complete; `mark` is where and when its last byte passed.
     fn head_complete(&mut self, side: Side, bytes: &[u8], mark: Mark, items: &mut Vec<Item>) {
         match side {
-            Side::Request => self.request_complete(bytes, mark, items),
-            Side::Response => self.response_complete(bytes, mark, items),
+            Side::Request => match parse_request(bytes) {
+                Some(detail) => self.request_head(detail, mark, items),
+                None => self.unrecognised(side, items),
+            },
+            Side::Response => match parse_response(bytes) {
+                Some(detail) => self.response_head(detail, mark, items),
+                None => self.unrecognised(side, items),
+            },
         }
     }
 
-    fn request_complete(&mut self, bytes: &[u8], mark: Mark, items: &mut Vec<Item>) {
-        let Some(detail) = parse_request(bytes) else {
-            return self.unrecognised(Side::Request, items);
+    /// Takes the head that begins with `bytes`, if all of it is there and can be read; returns its length. One look at the bytes does, where
+    /// to find the end and to read what is before it would take two.
+    fn whole_head(
+        &mut self,
+        side: Side,
+        mark: Mark,
+        bytes: &[u8],
+        items: &mut Vec<Item>,
+    ) -> Option<usize> {
+        let bytes = bytes.get(..HEAD_LIMIT).unwrap_or(bytes);
+        let end = |length: u32| Mark {
+            position: mark.position.saturating_add(u64::from(length)),
+            ..mark
         };
+        let length = match side {
+            Side::Request => {
+                let detail = parse_whole_request(bytes)?;
+                let (length, end) = (detail.length, end(detail.length));
+                self.request.next = end.position;
+                self.request_head(detail, end, items);
+                length
+            }
+            Side::Response => {
+                let detail = parse_whole_response(bytes)?;
+                let end = end(detail.length);
+                self.response.next = end.position;
+                self.response_head(detail, end, items);
+                detail.length
+            }
+        };
+        usize::try_from(length).ok()
+    }
+
+    fn request_head(&mut self, detail: RequestHead, mark: Mark, items: &mut Vec<Item>) {
         if self.waiting.len() >= WAITING_LIMIT {
             return self.lose(Side::Request, Item::OverLimit(Side::Request), items);
         }
@@ -255,10 +294,7 @@ impl Http1Parser {
         }
     }
 
-    fn response_complete(&mut self, bytes: &[u8], mark: Mark, items: &mut Vec<Item>) {
-        let Some(detail) = parse_response(bytes) else {
-            return self.unrecognised(Side::Response, items);
-        };
+    fn response_head(&mut self, detail: ResponseHead, mark: Mark, items: &mut Vec<Item>) {
         let interim = detail.status < 200 && detail.status != 101;
         let half = &mut self.response;
         half.proven = true;
@@ -363,6 +399,10 @@ impl Http1Parser {
             half.head_end = HeadEnd::new();
         }
         let first = half.head.is_empty();
+        if first && let Some(length) = self.whole_head(side, mark, bytes, items) {
+            return length;
+        }
+        let half = self.half_mut(side);
         match half.head_end.find(bytes) {
             Some(length) => {
                 half.next += length as u64;
@@ -439,10 +479,14 @@ impl Parser for Http1Parser {
         if bytes.is_empty() {
             return;
         }
+        let synced = self.synced;
         let half = self.half_mut(side);
         half.next = mark.position;
-        // A claim is checked against the bytes: a record may hold the rest of one head and the beginning of the next message.
+        let expected = synced && half.phase == Phase::Start;
+        // A claim is checked against the bytes: a record may hold the rest of one head and the beginning of the next message. Where a message
+        // is expected anyway it says nothing new.
         if let Some((position, turn)) = half.claim.take()
+            && !expected
             && position == mark.position
             && plausible(side, bytes)
         {
