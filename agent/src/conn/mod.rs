@@ -13,7 +13,7 @@ use agent_common::abi::{Open, Origin, Role};
 pub use self::{
     hold::{Held, Hold},
     stream::{Buffers, Piece, Reader, Start, Stream},
-    table::{IdHasher, IdMap, Table},
+    table::{IdHasher, IdMap, IdSet, Table},
 };
 use crate::process::ProcessKey;
 

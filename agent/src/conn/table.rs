@@ -1,7 +1,7 @@
 //! Things by connection id, in slots that stay where they are: looked up by id, walked in an order that depends on the input alone.
 
 use std::{
-    collections::HashMap,
+    collections::{HashMap, HashSet},
     hash::{BuildHasherDefault, Hasher},
 };
 
@@ -38,6 +38,9 @@ impl Hasher for IdHasher {
 
 /// A map whose keys are numbers given by the kernel or by a generator.
 pub type IdMap<K, V> = HashMap<K, V, BuildHasherDefault<IdHasher>>;
+
+/// A set of such keys.
+pub type IdSet<K> = HashSet<K, BuildHasherDefault<IdHasher>>;
 
 /// Slots by connection id.
 #[derive(Debug)]

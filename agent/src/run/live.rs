@@ -19,6 +19,7 @@ use super::{
 };
 use crate::{
     config::{Config, Fault},
+    conn::IdSet,
     event::{
         Event, Input,
         clock::{self, Clock},
@@ -121,7 +122,7 @@ pub fn run(config: &Config, record: Option<(&Path, bool)>) -> Result<(), RunErro
         inner: Inner {
             pipeline: Pipeline::new(pipeline_config(config, seed), Arc::clone(&counters)),
             table,
-            told: HashSet::new(),
+            told: IdSet::default(),
             verdicts: maps.selection,
             runtimes: maps.runtimes,
             callback_ordered: HashSet::new(),
@@ -223,7 +224,7 @@ struct Inner {
     pipeline: Pipeline,
     table: ProcessTable<Box<dyn ProcSource>>,
     /// Processes whose facts the pipeline has.
-    told: HashSet<ProcessKey>,
+    told: IdSet<ProcessKey>,
     verdicts: Verdicts,
     runtimes: Runtimes,
     /// Processes that stand in `runtimes`.
@@ -405,8 +406,7 @@ impl Inner {
 
     /// One record of the ring buffer.
     fn record(&mut self, record: &[u8]) {
-        let counters = Arc::clone(&self.counters);
-        let Some(event) = decode_counted(record, &counters) else {
+        let Some(event) = decode_counted(record, &self.counters) else {
             self.write(|recorder| recorder.record(record));
             return;
         };
