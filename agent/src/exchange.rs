@@ -216,9 +216,16 @@ impl Exchanges {
         }
     }
 
+    /// Whether the oldest exchange is over.
+    #[must_use]
+    #[inline]
+    pub fn has_finished(&self) -> bool {
+        self.queue.front().is_some_and(Exchange::is_done)
+    }
+
     /// The next exchange that is over, oldest first.
     pub fn pop(&mut self) -> Option<Exchange> {
-        while self.queue.front().is_some_and(Exchange::is_done) {
+        while self.has_finished() {
             let exchange = self.queue.pop_front()?;
             if !exchange.reported {
                 return Some(exchange);

@@ -1,15 +1,17 @@
 //! Which spans leave: those of sampled traces. The bit was decided at the root, in the kernel or by the caller; here it is only obeyed.
 
-use crate::{span::Span, telemetry::Counters};
+use agent_common::wire::traceparent;
 
-/// Whether a span is exported; one that is not is counted.
+use crate::telemetry::Counters;
+
+/// Whether a span with these W3C trace flags is exported; one that is not is counted, and need not be made.
 #[must_use]
-pub fn keeps(span: &Span, counters: &Counters) -> bool {
-    if span.is_sampled() {
-        return true;
+pub fn keeps(trace_flags: u8, counters: &Counters) -> bool {
+    let sampled = trace_flags & traceparent::FLAG_SAMPLED != 0;
+    if !sampled {
+        counters.spans_unsampled.increment();
     }
-    counters.spans_unsampled.increment();
-    false
+    sampled
 }
 
 /// Paths that OTLP over HTTP posts to (OpenTelemetry protocol specification 1.7, "OTLP/HTTP request").
@@ -23,8 +25,11 @@ const OTLP_PATHS: [&str; 4] = [
 /// Whether a request is an export of telemetry: tracing it would make a trace of every batch of spans.
 #[must_use]
 pub fn is_otlp_export(is_post: bool, target: &str) -> bool {
+    if !is_post {
+        return false;
+    }
     let path = target.split('?').next().unwrap_or(target);
-    is_post && OTLP_PATHS.iter().any(|suffix| path.ends_with(suffix))
+    OTLP_PATHS.iter().any(|suffix| path.ends_with(suffix))
 }
 
 #[cfg(test)]

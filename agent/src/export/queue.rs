@@ -70,7 +70,7 @@ pub struct Queue {
 
 #[derive(Debug, Default)]
 struct State {
-    spans: VecDeque<(Span, usize)>,
+    spans: VecDeque<Span>,
     bytes: usize,
     /// When the oldest span of an otherwise empty queue came.
     waiting_since: Option<Instant>,
@@ -103,7 +103,7 @@ impl Queue {
                 continue;
             }
             state.bytes += bytes;
-            state.spans.push_back((span, bytes));
+            state.spans.push_back(span);
         }
         if was_empty && !state.spans.is_empty() {
             state.waiting_since = Some(Instant::now());
@@ -167,20 +167,18 @@ impl Queue {
     }
 
     fn take(&self, state: &mut State) -> Vec<Span> {
-        let mut batch = Vec::new();
+        let mut count = 0;
         let mut bytes = 0;
-        while let Some((_, size)) = state.spans.front() {
-            if batch.len() >= self.limits.batch_spans
-                || (!batch.is_empty() && bytes + size > self.limits.batch_bytes)
-            {
+        for span in state.spans.iter().take(self.limits.batch_spans) {
+            let size = estimated_bytes(span);
+            if count > 0 && bytes + size > self.limits.batch_bytes {
                 break;
             }
+            count += 1;
             bytes += size;
-            if let Some((span, size)) = state.spans.pop_front() {
-                state.bytes -= size;
-                batch.push(span);
-            }
         }
+        state.bytes -= bytes;
+        let batch = state.spans.drain(..count).collect();
         state.waiting_since = (!state.spans.is_empty()).then(Instant::now);
         batch
     }

@@ -130,7 +130,16 @@ impl Core {
 
     pub(super) fn hand_out(&mut self, out: &mut Vec<Span>) {
         self.tally.handed_out += self.ready.len() as u64;
-        out.append(&mut self.ready);
+        if self.ready.is_empty() {
+            return;
+        }
+        if out.is_empty() {
+            std::mem::swap(out, &mut self.ready);
+            // The next spans are about as many.
+            self.ready.reserve(out.len());
+        } else {
+            out.append(&mut self.ready);
+        }
     }
 
     /// A decision was read for the first time.
@@ -254,14 +263,15 @@ impl Core {
                 let context = Context::of(decided, None);
                 let clock = self.clocks.of(&context.trace_id);
                 let time_unix_ns = clock.to_unix_ns(decided.time_ns);
-                let span = span::http::unobserved(
-                    &context,
-                    waiting.kind,
-                    endpoints,
-                    time_unix_ns,
-                    resource,
-                );
-                self.emit(span);
+                self.emit(&context, || {
+                    span::http::unobserved(
+                        &context,
+                        waiting.kind,
+                        endpoints,
+                        time_unix_ns,
+                        resource,
+                    )
+                });
             }
         }
     }
@@ -286,16 +296,18 @@ impl Core {
             self.counters.links_rejected.increment();
         }
         let clock = self.clocks.of(&context.trace_id);
-        let span = span::http::span(&span::http::Parts {
-            exchange,
-            kind,
-            endpoints,
-            context: &context,
-            clock,
-            resource,
-            record_query: self.config.record_query,
+        let record_query = self.config.record_query;
+        self.emit(&context, || {
+            span::http::span(&span::http::Parts {
+                exchange,
+                kind,
+                endpoints,
+                context: &context,
+                clock,
+                resource,
+                record_query,
+            })
         });
-        self.emit(span);
     }
 
     /// The parent's end may have become known only after the request was seen.
@@ -310,10 +322,11 @@ impl Core {
             .and_then(Verdict::reason)
     }
 
-    fn emit(&mut self, span: Span) {
+    /// Makes a span, if its trace is sampled; counts it in any case.
+    fn emit(&mut self, context: &Context, span: impl FnOnce() -> Span) {
         self.counters.spans.increment();
-        if sample::keeps(&span, &self.counters) {
-            self.ready.push(span);
+        if sample::keeps(context.flags, &self.counters) {
+            self.ready.push(span());
         }
     }
 }

@@ -299,10 +299,14 @@ impl Tracked {
     }
 
     /// Passes what the parser found on to the exchanges, and those that are over to the core.
+    #[inline]
     fn note(&mut self, core: &mut Core) {
-        if core.items.is_empty() {
-            return;
+        if !core.items.is_empty() {
+            self.note_items(core);
         }
+    }
+
+    fn note_items(&mut self, core: &mut Core) {
         let mut items = std::mem::take(&mut core.items);
         for item in items.drain(..) {
             let Speech::Parsed(_, requests) = self.speech else {
@@ -335,7 +339,9 @@ impl Tracked {
                 Noted::OverLimit => counters.messages_over_limit.increment(),
                 Noted::Nothing => {}
             }
-            self.finish_exchanges(requests, core);
+            if self.exchanges.has_finished() {
+                self.finish_exchanges(requests, core);
+            }
         }
         core.items = items;
     }

@@ -6,7 +6,7 @@ use std::{borrow::Cow, fmt::Write};
 
 use agent_common::abi::{Method as Rule, Source};
 
-use super::{Attributes, Link, Span, SpanEvent, SpanKind, Status, conventions as name};
+use super::{Attributes, Events, Link, Span, SpanEvent, SpanKind, Status, conventions as name};
 use crate::{
     conn::{Endpoints, Transport},
     correlate::Context,
@@ -109,7 +109,7 @@ pub fn unobserved(
         end_unix_ns: time_unix_ns,
         status: Status::Error,
         attributes,
-        events: Vec::new(),
+        events: Events::new(),
         links: links(context),
         resource: resource.clone(),
     }
@@ -285,8 +285,8 @@ fn trace_state(head: &RequestHead, context: &Context) -> Option<Box<str>> {
     carried.then(|| head.trace_state().into())
 }
 
-fn events(exchange: &Exchange, clock: ClockPair) -> Vec<SpanEvent> {
-    let mut events = Vec::with_capacity(2 + exchange.interim.len());
+fn events(exchange: &Exchange, clock: ClockPair) -> Events {
+    let mut events = Events::new();
     let mut event = |time_ns: u64, name: &'static str, attributes: Attributes| {
         events.push(SpanEvent {
             time_unix_ns: clock.to_unix_ns(time_ns),

@@ -9,6 +9,8 @@ pub(crate) mod protobuf;
 
 use std::borrow::Cow;
 
+use smallvec::SmallVec;
+
 pub use self::attributes::{Attributes, Value};
 use crate::process::Resource;
 
@@ -40,6 +42,9 @@ pub struct SpanEvent {
     /// Details.
     pub attributes: Attributes,
 }
+
+/// The events of a span: nearly always the end of the request's head and the beginning of the response, which need no allocation.
+pub type Events = SmallVec<[SpanEvent; 2]>;
 
 /// Another span this one refers to without being its child.
 #[derive(Clone, Debug, PartialEq)]
@@ -80,7 +85,7 @@ pub struct Span {
     /// Attributes in export order.
     pub attributes: Attributes,
     /// Events in time order.
-    pub events: Vec<SpanEvent>,
+    pub events: Events,
     /// Links.
     pub links: Vec<Link>,
     /// The service it belongs to.
@@ -92,11 +97,5 @@ impl Span {
     #[must_use]
     pub fn attribute(&self, name: &str) -> Option<Value<'_>> {
         self.attributes.get(name)
-    }
-
-    /// Whether the sampled flag is set: other spans are counted, not exported.
-    #[must_use]
-    pub const fn is_sampled(&self) -> bool {
-        self.trace_flags & 1 != 0
     }
 }

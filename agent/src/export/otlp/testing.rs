@@ -4,7 +4,7 @@ use std::borrow::Cow;
 
 use crate::{
     process::Resource,
-    span::{Span, SpanKind, Status, Value},
+    span::{Events, Span, SpanKind, Status, Value},
 };
 
 /// A Resource with only a name.
@@ -33,7 +33,7 @@ pub(crate) fn span(id: u8) -> Span {
         ]
         .into_iter()
         .collect(),
-        events: Vec::new(),
+        events: Events::new(),
         links: Vec::new(),
         resource: resource("web"),
     }

@@ -136,7 +136,7 @@ prop_compose! {
             end_unix_ns,
             status: if is_error { Status::Error } else { Status::Unset },
             attributes,
-            events,
+            events: events.into(),
             links,
             resource,
         }
