@@ -270,18 +270,21 @@ pub(crate) fn close(sk: u64, socket: &mut Socket) {
     let before = request.flags;
     request.flags = 0;
     if before & request_flags::OWNED != 0 {
-        if let Some(thread) = thread(request.owner)
+        let mut entry = thread(request.owner);
+        if let Some(thread) = &entry
             && thread.start == request.owner_start
             && thread.open != 0
         {
             add(&thread.open, 1u64.wrapping_neg());
             add(&thread.sum, sk.wrapping_neg());
         }
-        let leader = leader(request.owner);
-        if let Some(entry) = thread(leader)
-            && entry.process_open != 0
+        if leader(request.owner) != request.owner {
+            entry = thread(leader(request.owner));
+        }
+        if let Some(leader) = entry
+            && leader.process_open != 0
         {
-            add(&entry.process_open, 1u64.wrapping_neg());
+            add(&leader.process_open, 1u64.wrapping_neg());
         }
     }
     if before & request_flags::FORWARDED != 0 {

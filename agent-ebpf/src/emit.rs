@@ -113,6 +113,23 @@ pub(crate) fn state(state: &State) -> StreamState {
     }
 }
 
+/// Words of a [`Decision`].
+const DECISION_WORDS: usize = size_of::<Decision>() / 8;
+
+/// Writes a plain struct of `N` words.
+#[inline(always)]
+fn put_words<T, const N: usize>(to: *mut T, words: &[u64; N]) {
+    const { assert!(size_of::<T>() == N * 8 && align_of::<T>() == 8) };
+    // SAFETY: the same size and alignment, and any bits are a value of the record's types.
+    unsafe { to.cast::<[u64; N]>().write(*words) };
+}
+
+#[inline(always)]
+fn put_state(to: *mut StreamState, state: &State) {
+    let [high, low] = state.tail;
+    put_words(to, &[state.position, state.last_time_ns, high, low]);
+}
+
 /// Completes the segment in the level's scratch and writes it with the first [`Work::ship`] bytes of its block. Returns 1 when it was written.
 ///
 /// A global function: the verifier checks it once.
@@ -133,17 +150,18 @@ pub extern "C" fn ut_emit_segment(level: u32) -> u32 {
     if captured < work.block_length {
         work.record_flags |= segment_flags::POLICY_LIMIT;
     }
-    let mut header = header(
-        Kind::Segment,
-        length as usize,
-        work.time_ns,
-        work.connection,
-    );
-    header.position = work.position + u64::from(work.block_offset);
-    header.flags = work.flags | work.record_flags;
+    // Written where it lies, word by word: the stack is full enough.
     // SAFETY: the record begins the scratch, which is larger than a segment.
     let segment = unsafe { &mut *target };
-    segment.header = header;
+    segment.header.kind = Kind::Segment as u16;
+    segment.header.version = ABI_VERSION;
+    segment.header.length = length as u32;
+    segment.header.time_ns = work.time_ns;
+    segment.header.connection = work.connection;
+    segment.header.position = work.position + u64::from(work.block_offset);
+    // SAFETY: a helper without arguments.
+    segment.header.cpu = unsafe { bpf_get_smp_processor_id() };
+    segment.header.flags = work.flags | work.record_flags;
     segment.pid_tgid = work.pid_tgid;
     segment.process_start_ns = work.process_start_ns;
     segment.context_id = 0;
@@ -156,13 +174,15 @@ pub extern "C" fn ut_emit_segment(level: u32) -> u32 {
     segment.policy = work.policy as u8;
     segment.context_kind = 0;
     segment.head_length = work.head_length;
-    segment.own = state(&work.own);
-    segment.peer = state(&work.peer);
-    segment.decision = if work.slot == 0 {
-        Decision::default()
+    put_state(&raw mut segment.own, &work.own);
+    put_state(&raw mut segment.peer, &work.peer);
+    if work.slot == 0 {
+        put_words(&raw mut segment.decision, &[0; DECISION_WORDS]);
     } else {
-        work.slot_decision
-    };
+        let words = (&raw const work.slot_decision).cast::<[u64; DECISION_WORDS]>();
+        // SAFETY: a decision is that many words without padding.
+        put_words(&raw mut segment.decision, unsafe { &*words });
+    }
 
     work.emitted = work.emitted.wrapping_add(1);
     let mut wake = BPF_RB_NO_WAKEUP;

@@ -30,6 +30,10 @@ pub static HEAD_EXTRA: u32 = 256;
 #[unsafe(no_mangle)]
 pub static N_ARGS_ACCEPT: u32 = 4;
 
+/// 1: the kernel has a helper that gives the running task with its type (since Linux 5.11).
+#[unsafe(no_mangle)]
+pub static TYPED_TASK: u32 = 0;
+
 /// Losses that tests force: bits of [`fault`].
 #[unsafe(no_mangle)]
 pub static FAULT: u32 = 0;

@@ -180,13 +180,6 @@ impl Bytes for View {
     fn bound(&self, index: u64) -> u64 {
         bound(index)
     }
-
-    #[inline(always)]
-    fn opaque(&self, mut value: u64) -> u64 {
-        // SAFETY: one instruction without effects. (None at all would give two lines of source to one instruction, which the kernel refuses.)
-        unsafe { asm!("{0} = {0}", inout(reg) value, options(pure, nomem, nostack)) };
-        value
-    }
 }
 
 /// Where the scanner keeps what it found.

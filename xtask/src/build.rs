@@ -77,7 +77,10 @@ pub(crate) fn kernel_programs(setup: &Setup) -> Result<PathBuf> {
     command.env("RUSTC_BOOTSTRAP", "1");
     // Debug information must cover core too, so it stands here and not in the profile alone; BTF maps need --btf.
     command
-        .env("RUSTFLAGS", "-C debuginfo=2 -C link-arg=--btf")
+        .env(
+            "RUSTFLAGS",
+            "-C debuginfo=2 -C link-arg=--btf -C link-arg=--disable-expand-memcpy-in-order",
+        )
         .env_remove("CARGO_ENCODED_RUSTFLAGS");
     command.env("CARGO_TARGET_BPFEL_UNKNOWN_NONE_LINKER", &setup.bpf_linker);
     if let RustSource::Cache(library) = &setup.rust_source {

@@ -20,8 +20,8 @@ pub const INDEX_MASK: u64 = 8191;
 /// The longest method that is looked for.
 const METHOD_LIMIT: u64 = 32;
 
-/// Steps of the scanning loop: each word of a block, and nearly a newline for each.
-const STEPS: u32 = 129 + 111;
+/// Steps of the scanning loop: each pair of words of a block, and as many newlines as any head has.
+const STEPS: u32 = 65 + 175;
 
 /// Bytes at an index, as the kernel has them in its scratch and a test in a vector.
 pub trait Bytes {
@@ -31,11 +31,6 @@ pub trait Bytes {
     /// `index & INDEX_MASK`, in a way that the optimiser cannot drop.
     fn bound(&self, index: u64) -> u64 {
         index & INDEX_MASK
-    }
-
-    /// `value`, of which the optimiser knows nothing: arithmetic on it stays arithmetic.
-    fn opaque(&self, value: u64) -> u64 {
-        value
     }
 
     /// One byte.
@@ -150,8 +145,8 @@ pub struct Lines {
     first_line: u64,
     /// Its newline, 0 while it is unfinished.
     first_end: u64,
-    /// 1 while the first line is looked for.
-    first_wanted: u64,
+    /// 1 while the first line is looked for and unfinished.
+    first_open: u64,
     /// Behind the name of the last `traceparent`.
     traceparent_at: u64,
     /// How many there are.
@@ -196,7 +191,7 @@ pub trait LineStore {
 mod at {
     pub(super) const FIRST_LINE: usize = 0;
     pub(super) const FIRST_END: usize = 1;
-    pub(super) const FIRST_WANTED: usize = 2;
+    pub(super) const FIRST_OPEN: usize = 2;
     pub(super) const TRACEPARENT: usize = 3;
     pub(super) const LENGTH: usize = 5;
     pub(super) const ENCODING: usize = 7;
@@ -208,7 +203,7 @@ mod at {
 
 const _: () = assert!(
     size_of::<Lines>() == Lines::WORDS * 8
-        && core::mem::offset_of!(Lines, first_wanted) == at::FIRST_WANTED * 8
+        && core::mem::offset_of!(Lines, first_open) == at::FIRST_OPEN * 8
         && core::mem::offset_of!(Lines, encoding_end) == at::ENCODING * 8
         && core::mem::offset_of!(Lines, exhausted) == at::EXHAUSTED * 8
 );
@@ -225,7 +220,7 @@ pub fn find_lines<B: Bytes, S: LineStore>(bytes: &B, head: &Head, lines: &S, sta
     }
     lines.store(at::FIRST_LINE, line);
     lines.store(
-        at::FIRST_WANTED,
+        at::FIRST_OPEN,
         u64::from(head.kind == HeadKind::Unknown as u8),
     );
     lines.store(at::LINE, line);
@@ -234,10 +229,15 @@ pub fn find_lines<B: Bytes, S: LineStore>(bytes: &B, head: &Head, lines: &S, sta
         if at >= end {
             return;
         }
-        let newlines = find_newlines(bytes.word(at));
+        let mut newlines = find_newlines(bytes.word(at));
         if newlines == 0 {
+            // Two words a step: most have none.
+            newlines = find_newlines(bytes.word(at + 8));
             at = bytes.bound(at + 8);
-            continue;
+            if newlines == 0 {
+                at = bytes.bound(at + 8);
+                continue;
+            }
         }
         let newline = at + lowest(newlines);
         if newline >= end {
@@ -247,7 +247,7 @@ pub fn find_lines<B: Bytes, S: LineStore>(bytes: &B, head: &Head, lines: &S, sta
         let length = newline - line;
         let next = bytes.bound(newline + 1);
         if length == 0 || (length == 1 && word as u8 == b'\r') {
-            if lines.load(at::FIRST_WANTED) == 0 || lines.load(at::FIRST_END) != 0 {
+            if lines.load(at::FIRST_OPEN) == 0 {
                 lines.store(at::ENDED, newline + 1);
                 return;
             }
@@ -263,42 +263,44 @@ pub fn find_lines<B: Bytes, S: LineStore>(bytes: &B, head: &Head, lines: &S, sta
     lines.store(at::EXHAUSTED, 1);
 }
 
-/// Compares a line's beginning with the names of interest, by arithmetic: each branch would double what the verifier looks at.
+/// Notes a complete line when it is the first one or has a name of interest. Most have not, and their first four bytes tell.
 #[inline(always)]
 fn note_line<B: Bytes, S: LineStore>(bytes: &B, lines: &S, word: u64, line: u64, newline: u64) {
-    let first_end = lines.load(at::FIRST_END);
-    let is_first = lines.load(at::FIRST_WANTED) & is_zero(bytes, first_end);
-    lines.store(
-        at::FIRST_END,
-        first_end | (newline & is_first.wrapping_neg()),
-    );
-    let (second, third) = (bytes.word(line + 8), bytes.word(line + 16));
-    let judged = lines.load(at::WHOLE) & (is_first ^ 1);
+    let whole = lines.load(at::WHOLE);
     lines.store(at::WHOLE, 1);
-    note(
-        lines,
-        at::TRACEPARENT,
-        judged & is_zero(bytes, differs_traceparent(word, second)),
-        line + 12,
-    );
-    note(
-        lines,
-        at::LENGTH,
-        judged & is_zero(bytes, differs_content_length(word, second)),
-        line + 15,
-    );
-    let is_encoding = judged & is_zero(bytes, differs_transfer_encoding(word, second, third));
-    lines.store(
-        at::ENCODING,
-        select(is_encoding, newline, lines.load(at::ENCODING)),
-    );
+    if lines.load(at::FIRST_OPEN) != 0 {
+        lines.store(at::FIRST_OPEN, 0);
+        lines.store(at::FIRST_END, newline);
+        return;
+    }
+    if whole == 0 {
+        return;
+    }
+    match (word | FOLD) as u32 {
+        TRAC => {
+            if differs_traceparent(word, bytes.word(line + 8)) == 0 {
+                note(lines, at::TRACEPARENT, line + 12);
+            }
+        }
+        CONT => {
+            if differs_content_length(word, bytes.word(line + 8)) == 0 {
+                note(lines, at::LENGTH, line + 15);
+            }
+        }
+        TRAN => {
+            if differs_transfer_encoding(word, bytes.word(line + 8), bytes.word(line + 16)) == 0 {
+                lines.store(at::ENCODING, newline);
+            }
+        }
+        _ => {}
+    }
 }
 
-/// Notes a place and counts it where `found` is 1; does nothing where it is 0.
+/// Notes a place and counts it.
 #[inline(always)]
-fn note<S: LineStore>(lines: &S, field: usize, found: u64, place: u64) {
-    lines.store(field, select(found, place, lines.load(field)));
-    lines.store(field + 1, lines.load(field + 1) + found);
+fn note<S: LineStore>(lines: &S, field: usize, place: u64) {
+    lines.store(field, place);
+    lines.store(field + 1, lines.load(field + 1) + 1);
 }
 
 /// Second half of a scan: what the lines say.
@@ -308,7 +310,7 @@ pub fn judge<B: Bytes>(bytes: &B, head: &mut Head, lines: &Lines, start: u64, en
         line,
         first_line,
         first_end,
-        first_wanted,
+        first_open,
         length_at,
         lengths,
         encoding_end,
@@ -320,8 +322,7 @@ pub fn judge<B: Bytes>(bytes: &B, head: &mut Head, lines: &Lines, start: u64, en
     if exhausted != 0 {
         return Outcome::TooManyLines;
     }
-    let first_wanted = first_wanted != 0;
-    if first_wanted && first_end != 0 && !judge_first(bytes, head, first_line, first_end) {
+    if first_end != 0 && !judge_first(bytes, head, first_line, first_end) {
         return Outcome::NotHttp;
     }
     if lengths != 0 {
@@ -337,7 +338,7 @@ pub fn judge<B: Bytes>(bytes: &B, head: &mut Head, lines: &Lines, start: u64, en
         return Outcome::End(ended);
     }
     let unfinished = end.wrapping_sub(line);
-    if first_wanted && first_end == 0 && head.flags & head_flags::METHOD_SEEN == 0 {
+    if first_open != 0 && head.flags & head_flags::METHOD_SEEN == 0 {
         match judge_start(bytes, line, unfinished) {
             Start::NotHttp => return Outcome::NotHttp,
             Start::Method(method) => {
@@ -380,23 +381,16 @@ fn lowest(bits: u64) -> u64 {
     lowest.wrapping_mul(0x0001_0203_0405_0607) >> 56
 }
 
-#[inline(always)]
-fn select(condition: u64, yes: u64, no: u64) -> u64 {
-    let mask = condition.wrapping_neg();
-    (yes & mask) | (no & !mask)
-}
-
 const FOLD: u64 = 0x2020_2020_2020_2020;
 
 const fn eight(text: &[u8; 8]) -> u64 {
     u64::from_le_bytes(*text)
 }
 
-/// 1 for zero, else 0, without a comparison.
-#[inline(always)]
-fn is_zero<B: Bytes>(bytes: &B, value: u64) -> u64 {
-    (bytes.opaque(value | value.wrapping_neg()) >> 63) ^ 1
-}
+/// How the names of interest begin.
+const TRAC: u32 = u32::from_le_bytes(*b"trac");
+const CONT: u32 = u32::from_le_bytes(*b"cont");
+const TRAN: u32 = u32::from_le_bytes(*b"tran");
 
 #[inline(always)]
 fn differs_traceparent(first: u64, second: u64) -> u64 {

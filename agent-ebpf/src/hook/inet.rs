@@ -122,20 +122,19 @@ pub(super) fn run(
         return;
     };
     let work = &mut scratch.work;
+    if identity.protocol == IPPROTO_TCP {
+        (work.write_seq, work.copied_seq) = sock::sequences(sk);
+    }
     let sk = sk as u64;
     work.time_ns = conn::now();
     work.pid_tgid = pid_tgid;
     work.task = task::current();
-    work.process_start_ns = task::process_start(work.task);
+    work.process_start_ns = task::own_process_start();
     work.sk = sk;
     work.identity = identity.word();
     work.length = length;
     work.flags = segment_flags;
     work.direction = direction as u32;
-    if identity.protocol == IPPROTO_TCP {
-        work.write_seq = sock::write_seq(sk);
-        work.copied_seq = sock::copied_seq(sk);
-    }
     iter::note(message, &mut work.place);
     ut_segment(level);
     scratch::release(scratch);

@@ -79,7 +79,7 @@ pub(super) fn describe(work: &mut Work, pid_tgid: u64) -> bool {
     work.time_ns = conn::now();
     work.pid_tgid = pid_tgid;
     work.task = task::current();
-    work.process_start_ns = task::process_start(work.task);
+    work.process_start_ns = task::own_process_start();
     !task::is_kernel_thread(work.task)
 }
 

@@ -1,6 +1,6 @@
 //! Sockets: identity and TCP sequence numbers.
 
-use aya_ebpf::helpers::generated::bpf_probe_read_kernel;
+use aya_ebpf::helpers::generated::{bpf_probe_read_kernel, bpf_skc_to_tcp_sock};
 
 use super::field;
 use crate::globals::global;
@@ -65,6 +65,20 @@ pub(crate) fn identity(sk: *const u8) -> Identity {
         local_port: field::load(sk, global!(O_SOCK_COMMON_SKC_NUM)),
         peer_port: u16::from_be(field::load(sk, global!(O_SOCK_COMMON_SKC_DPORT))),
     }
+}
+
+/// `write_seq` and `copied_seq` of a sock whose type the verifier knows; zeros for one that is no `tcp_sock`.
+#[inline(always)]
+pub(crate) fn sequences(sk: *const u8) -> (u32, u32) {
+    // SAFETY: the verifier checks that it is a sock; the helper that it is one of TCP.
+    let tcp: *const u8 = unsafe { bpf_skc_to_tcp_sock(sk.cast_mut().cast()) }.cast();
+    if tcp.is_null() {
+        return (0, 0);
+    }
+    (
+        field::load(tcp, global!(O_TCP_SOCK_WRITE_SEQ)),
+        field::load(tcp, global!(O_TCP_SOCK_COPIED_SEQ)),
+    )
 }
 
 /// `tcp_sock.write_seq`.

@@ -1,6 +1,8 @@
 //! The running task.
 
-use aya_ebpf::helpers::generated::{bpf_get_current_pid_tgid, bpf_get_current_task};
+use aya_ebpf::helpers::generated::{
+    bpf_get_current_pid_tgid, bpf_get_current_task, bpf_get_current_task_btf,
+};
 
 use super::field;
 use crate::globals::global;
@@ -34,6 +36,18 @@ pub(crate) fn start(task: u64) -> u64 {
 #[inline(always)]
 pub(crate) fn process_start(task: u64) -> u64 {
     start(field::read(task, global!(O_TASK_STRUCT_GROUP_LEADER)))
+}
+
+/// Start of the running thread's group. Since Linux 5.11 the kernel says of what type the task is, and the two loads need no helper.
+#[inline(always)]
+pub(crate) fn own_process_start() -> u64 {
+    if global!(TYPED_TASK) == 0 {
+        return process_start(current());
+    }
+    // SAFETY: a helper without arguments.
+    let task: *const u8 = unsafe { bpf_get_current_task_btf() } as *const u8;
+    let leader: *const u8 = field::load(task, global!(O_TASK_STRUCT_GROUP_LEADER));
+    field::load(leader, global!(O_TASK_STRUCT_START_BOOTTIME))
 }
 
 /// Whether the task is a worker of io_uring or of the kernel: what it does says nothing about who wanted it.

@@ -32,6 +32,8 @@ pub struct Kernel {
     pub(super) btf_bytes: Vec<u8>,
     /// Arguments of `inet_csk_accept`: 4 before Linux 6.10, then 2. Its program finds the result behind them.
     accept_arguments: u32,
+    /// 1 where a helper gives the running task with its type: since Linux 5.11.
+    typed_task: u32,
 }
 
 impl Kernel {
@@ -60,12 +62,14 @@ impl Kernel {
         let plan = Plan::new(&types, switched_off);
         let accept = types.function("inet_csk_accept");
         let accept_arguments = accept.map_or(0, |prototype| prototype.args.len() as u32);
+        let typed_task = u32::from(types.function("bpf_get_current_task_btf").is_some());
         Ok(Self {
             features,
             offsets,
             plan,
             btf_bytes,
             accept_arguments,
+            typed_task,
         })
     }
 
@@ -87,6 +91,7 @@ impl Kernel {
     pub fn complete(&self, settings: &Settings) -> Settings {
         Settings::from_offsets(&self.offsets)
             .with("N_ARGS_ACCEPT", Value::U32(self.accept_arguments))
+            .with("TYPED_TASK", Value::U32(self.typed_task))
             .and(settings)
     }
 }

@@ -42,6 +42,9 @@ const FAULTS: &[(Fault, u32)] = &[
     (Fault::NoCausality, 1 << 10),
 ];
 
+/// Bytes of the ring buffer beside a reader that sleeps: what any machine fills meanwhile.
+const SMALL_RING: u32 = 64 << 10;
+
 impl Settings {
     /// Only what the kernel's layout demands; everything else stays as the object has it.
     #[must_use]
@@ -81,7 +84,11 @@ impl Settings {
                     Value::U32(faults.fold(0, |all, (_, bit)| all | bit)),
                 ),
             ],
-            map_sizes: Vec::new(),
+            map_sizes: if config.faults.contains(&Fault::SlowReader) {
+                vec![("EVENTS", SMALL_RING)]
+            } else {
+                Vec::new()
+            },
         }
     }
 

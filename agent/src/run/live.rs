@@ -110,7 +110,13 @@ pub fn run(config: &Config, record: Option<(&Path, bool)>) -> Result<(), RunErro
     } else {
         Box::new(Proc::new("/proc"))
     };
-    let selection = Selection::new(config.selectors.clone(), std::process::id());
+    // Traced by itself, it is one process among others.
+    let own = if config.faults.contains(&Fault::TraceOwn) {
+        0
+    } else {
+        std::process::id()
+    };
+    let selection = Selection::new(config.selectors.clone(), own);
     let table = ProcessTable::new(
         source,
         Host::read(),
@@ -164,6 +170,7 @@ fn pipeline_config(config: &Config, seed: u64) -> PipelineConfig {
         },
         sampling_threshold: config.sampler.threshold(),
         record_query: config.query,
+        trace_otlp_exports: defaults.trace_otlp_exports || config.faults.contains(&Fault::TraceOwn),
         ..defaults
     }
 }

@@ -251,7 +251,7 @@ fn wrk_counts_as_nginx_does(context: &mut Context) -> Result<()> {
         .and_then(|line| line.split_whitespace().nth(2))
         .and_then(|n| n.parse().ok())
         .expect("stub_status");
-    assert!(requests > 1_000, "wrk made only {requests} requests");
+    assert!(requests > 100, "wrk made only {requests} requests");
     let statistics = agent.stop()?;
     let lost = statistics.get("ring_full")
         + statistics.get("spans_dropped_queue")
