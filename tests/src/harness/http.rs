@@ -21,6 +21,8 @@ pub(crate) struct Response {
     pub(crate) status: u16,
     /// Names in lower case.
     pub(crate) headers: Vec<(String, String)>,
+    /// Bytes of the head on the wire.
+    pub(crate) head_wire_bytes: usize,
     /// The body, without chunk framing.
     pub(crate) body: Vec<u8>,
     /// Bytes of the body on the wire, chunk framing included.
@@ -238,6 +240,7 @@ impl Connection {
                             )
                         })
                         .collect(),
+                    head_wire_bytes: length,
                     body: Vec::new(),
                     body_wire_bytes: 0,
                 };

@@ -65,6 +65,8 @@ pub(crate) fn judge(all: &Spans, children: &Spans, parent_service: &str) -> Link
     for child in &children.0 {
         match all.parent_of(child) {
             None if child.otlp.parent_span_id.is_empty() => links.missing += 1,
+            // It has no path to be judged by: its message was missed by the kernel programs, and that is counted.
+            Some(parent) if parent.get("error.type") == "unobserved" => links.missing += 1,
             // A parent that was not exported cannot be judged right.
             None => links.wrong += 1,
             Some(parent) if parent.service() == parent_service && id_of(parent) == id_of(child) => {

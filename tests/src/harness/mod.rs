@@ -104,6 +104,18 @@ pub(crate) fn wait_for<T>(
     }
 }
 
+/// Waits until `have` is at least `count`, or has not grown for `quiet`.
+pub(crate) fn wait_for_quiet(have: impl Fn() -> usize, count: usize, quiet: Duration) {
+    let mut seen = (have(), Instant::now());
+    while seen.0 < count && seen.1.elapsed() < quiet {
+        thread::sleep(Duration::from_millis(20));
+        let now = have();
+        if now != seen.0 {
+            seen = (now, Instant::now());
+        }
+    }
+}
+
 /// Fails unless both texts are the same, with a difference by lines.
 ///
 /// # Panics

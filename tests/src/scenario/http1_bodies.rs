@@ -75,10 +75,16 @@ fn chunked_and_head_and_304(context: &mut Context) -> Result<()> {
         ("DELETE", "/status/500", 500),
         ("GET", "/size/77", 200),
     ];
+    let mut wire_sizes = Vec::new();
     for (method, path, status) in cases {
         connection
             .send(format!("{method} {path} HTTP/1.1\r\nHost: shop.test\r\n\r\n").as_bytes())?;
-        assert_eq!(connection.response(method)?.status, status);
+        let response = connection.response(method)?;
+        assert_eq!(response.status, status);
+        wire_sizes.push((
+            path,
+            (response.head_wire_bytes + response.body_wire_bytes).to_string(),
+        ));
     }
     collector.wait_for_spans(2 * cases.len(), PATIENCE)?;
     agent.stop()?;
@@ -112,10 +118,19 @@ fn chunked_and_head_and_304(context: &mut Context) -> Result<()> {
             .get(RESPONSE_BODY)
             .to_owned()
     };
-    assert_eq!(
-        (size("/chunked/3").as_str(), size("/size/77").as_str()),
-        ("15", "77")
-    );
+    assert_eq!(size("/size/77"), "77");
+    // Chunks in sends of their own are counted and not captured: the size without their framing is told exactly or not at all.
+    assert!(matches!(size("/chunked/3").as_str(), "" | "15"));
+    for (path, bytes) in wire_sizes {
+        for span in &spans.filter(|span| span.path() == path).0 {
+            assert_eq!(
+                span.get("undertrace.response.wire_size"),
+                bytes,
+                "{}",
+                span.line()
+            );
+        }
+    }
     assert!(
         matches!(size("/size/1000").as_str(), "" | "0"),
         "the answer to HEAD has no body"

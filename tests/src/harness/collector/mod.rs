@@ -15,7 +15,7 @@ use opentelemetry_proto::tonic::collector::trace::v1::ExportTraceServiceRequest;
 
 use super::{
     trace::{Span, Spans},
-    wait_for,
+    wait_for, wait_for_quiet,
 };
 
 /// How the collector answers one trace request.
@@ -160,6 +160,11 @@ impl Collector {
     /// Every trace request so far.
     pub(crate) fn deliveries(&self) -> Vec<Delivery> {
         self.inbox.lock().deliveries.clone()
+    }
+
+    /// Waits until `count` spans have come, or none has for `quiet`: for what the kernel may keep from the agent.
+    pub(crate) fn wait_for_quiet(&self, count: usize, quiet: Duration) {
+        wait_for_quiet(|| self.inbox.lock().spans.len(), count, quiet);
     }
 
     /// Waits until at least `count` spans have come, and gives all that have.
