@@ -6,7 +6,7 @@
 use agent_common::{
     abi::{Counter, Decision, Method, Origin, Role, SlotKind, Source, decision_flags},
     wire::{
-        decide::{self, Cause, Context, Situation},
+        decide::{self, Cause, Context, Situation, event_loop},
         sampling,
         scan::{Head, head_flags},
         traceparent,
@@ -21,9 +21,6 @@ use crate::{
     maps::{FORWARDS, RUNTIMES, count},
     scratch::{self, Work},
 };
-
-/// Bit of a value in `RUNTIMES`: the process finishes each callback before the next read.
-const CALLBACK_ORDERED: u32 = 1;
 
 /// The context in a head.
 #[inline(always)]
@@ -195,14 +192,16 @@ fn find_cause(work: &Work, thread: Option<&Thread>, socket: &Socket, act: Act) -
             && socket.response_epoch == thread.epoch.wrapping_add(1),
         own_response_last: thread.read_sk == work.sk,
         callback_ordered: false,
+        defers: false,
         descends: thread.ancestor_sk != 0,
         process_open: 0,
     };
-    if situation.open > 1 && (situation.epoch_reads > 1 || situation.own_response_in_epoch) {
+    if situation.open > 1 {
         let flags = RUNTIMES.get_ptr((work.pid_tgid >> 32) as u32);
         // SAFETY: a word, written by user space only.
         let flags = flags.map_or(0, |flags| unsafe { *flags });
-        situation.callback_ordered = flags & CALLBACK_ORDERED != 0;
+        situation.callback_ordered = flags & event_loop::IN_ORDER != 0;
+        situation.defers = flags & event_loop::DEFERS != 0;
     }
     if situation.descends && situation.open == 0 {
         let tgid = work.pid_tgid >> 32;

@@ -1,4 +1,5 @@
-// A Node HTTP server. /f/ID asks every backend for /b/ID/K, all at once, through one keep-alive agent.
+// A Node HTTP server. /f/ID asks every backend for /b/ID/K, all at once, through one keep-alive agent. /t/ID does so after a timer that
+// depends on the ID, by the name of the host: callbacks that no read begins.
 'use strict';
 const http = require('http');
 const { parseArgs } = require('util');
@@ -28,9 +29,12 @@ http
   .createServer(async (request, response) => {
     const parts = request.url.split('/');
     let body = 'hello\n';
-    if (parts[1] === 'f') {
+    if (parts[1] === 'f' || parts[1] === 't') {
       try {
-        await Promise.all(options.backend.map((address, index) => call(address, `/b/${parts[2]}/${index + 1}`)));
+        const later = parts[1] === 't';
+        if (later) await new Promise((resolve) => setTimeout(resolve, (Number(parts[2]) * 7) % 5));
+        const backends = options.backend.map((address) => (later ? address.replace('127.0.0.1', 'localhost') : address));
+        await Promise.all(backends.map((address, index) => call(address, `/b/${parts[2]}/${index + 1}`)));
         body = `id=${parts[2]};\n`;
       } catch (error) {
         response.statusCode = 502;

@@ -65,6 +65,14 @@ pub fn server(record: Option<Context>, header: Option<Context>) -> Inherited {
     }
 }
 
+/// Bits of a process's value in the map `RUNTIMES`: what its event loop does between two reads.
+pub mod event_loop {
+    /// It ends the callback of one read before it reads anything else, and nothing but reads begins one.
+    pub const IN_ORDER: u32 = 1;
+    /// It runs callbacks that no read begins (timers, names looked up by other threads): what was read last says nothing.
+    pub const DEFERS: u32 = 2;
+}
+
 /// What is known of the thread that sends a request, and of the connection.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Situation {
@@ -84,6 +92,8 @@ pub struct Situation {
     pub own_response_last: bool,
     /// The process is known to finish each callback before the next read.
     pub callback_ordered: bool,
+    /// The process is known to run callbacks that no read begins.
+    pub defers: bool,
     /// The thread was cloned while a request was the only one of its thread, and has served nothing yet.
     pub descends: bool,
     /// Open requests of the whole process; needed only where `descends` is set.
@@ -137,7 +147,7 @@ pub fn cause(situation: &Situation) -> Cause {
         situation.own_response_in_epoch
     };
     // A new connection's first bytes may go out long after the callback that wanted it.
-    if situation.first_after_connect || may_be_queued {
+    if situation.first_after_connect || may_be_queued || situation.defers {
         return Cause::Several;
     }
     if situation.epoch_reads == 1 || (situation.epoch_reads > 1 && situation.callback_ordered) {
@@ -233,6 +243,12 @@ mod tests {
             ..queued
         };
         assert_eq!(cause(&queued_in_order), Cause::Several);
+        let deferred = Situation {
+            epoch_reads: 1,
+            defers: true,
+            ..two
+        };
+        assert_eq!(cause(&deferred), Cause::Several);
         let late = Situation {
             epoch_reads: 1,
             first_after_connect: true,

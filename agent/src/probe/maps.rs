@@ -195,19 +195,16 @@ impl Policies {
 /// `RUNTIMES`: processes about whose run-time system the causality rules know something.
 pub struct Runtimes(HashMap<MapData, u32, u32>);
 
-/// Bit of a value in `RUNTIMES`: the process finishes each callback before its next read.
-const CALLBACK_ORDERED: u32 = 1;
-
 impl Runtimes {
-    /// Notes whether a process finishes each callback before its next read; a process of which nothing is noted does not.
+    /// Notes what the event loop of a process does, in the bits of [`agent_common::wire::decide::event_loop`]; 0 forgets it.
     ///
     /// # Errors
     /// When the map is full or the system call fails.
-    pub fn set_callback_ordered(&mut self, tgid: u32, ordered: bool) -> Result<(), MapError> {
-        if ordered {
-            self.0.insert(tgid, CALLBACK_ORDERED, 0)
-        } else {
+    pub fn set_event_loop(&mut self, tgid: u32, bits: u32) -> Result<(), MapError> {
+        if bits == 0 {
             self.remove(tgid)
+        } else {
+            self.0.insert(tgid, bits, 0)
         }
     }
 

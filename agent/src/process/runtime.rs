@@ -6,6 +6,8 @@
 
 use std::{collections::HashMap, fs::File};
 
+use agent_common::wire::decide::event_loop;
+
 use super::{
     elf::{ReadAt, Section, holds, sections},
     source::{FileId, file_id},
@@ -28,11 +30,14 @@ pub enum Runtime {
 }
 
 impl Runtime {
-    /// Whether it finishes the callback of one read before it reads anything else on that thread, so that what is sent in
-    /// between belongs to what was read last (design: causality by event loop).
+    /// What its event loop does between two reads, in the bits of [`event_loop`]; 0 where nothing is known.
     #[must_use]
-    pub const fn finishes_callbacks(self) -> bool {
-        matches!(self, Self::Nginx | Self::Libuv)
+    pub const fn event_loop(self) -> u32 {
+        match self {
+            Self::Nginx => event_loop::IN_ORDER,
+            Self::Libuv => event_loop::DEFERS,
+            Self::Go | Self::Other => 0,
+        }
     }
 
     /// `process.runtime.name`, where the image makes it evident.

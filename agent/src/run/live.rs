@@ -1,7 +1,7 @@
 //! Traces this machine until somebody asks for the end.
 
 use std::{
-    collections::HashSet,
+    collections::HashMap,
     fs,
     hash::{BuildHasher, RandomState},
     path::Path,
@@ -131,7 +131,7 @@ pub fn run(config: &Config, record: Option<(&Path, bool)>) -> Result<(), RunErro
             told: IdSet::default(),
             verdicts: maps.selection,
             runtimes: maps.runtimes,
-            callback_ordered: HashSet::new(),
+            event_loops: HashMap::new(),
             recorder,
             counters,
         },
@@ -234,8 +234,8 @@ struct Inner {
     told: IdSet<ProcessKey>,
     verdicts: Verdicts,
     runtimes: Runtimes,
-    /// Processes that stand in `runtimes`.
-    callback_ordered: HashSet<u32>,
+    /// What stands in `runtimes`.
+    event_loops: HashMap<u32, u32>,
     recorder: Option<Recorder>,
     counters: Arc<Counters>,
 }
@@ -395,18 +395,20 @@ impl Inner {
             self.judge(tgid, verdict);
         }
         for (tgid, runtime) in self.table.scan_runtimes() {
-            self.note_order(tgid, runtime.finishes_callbacks());
+            self.note_event_loop(tgid, runtime.event_loop());
         }
     }
 
-    /// Tells the kernel whether a process finishes each callback before its next read.
-    fn note_order(&mut self, tgid: u32, ordered: bool) {
-        let changed = if ordered {
-            self.callback_ordered.insert(tgid)
+    /// Tells the kernel what the event loop of a process does between two reads.
+    fn note_event_loop(&mut self, tgid: u32, bits: u32) {
+        let before = if bits == 0 {
+            self.event_loops.remove(&tgid)
         } else {
-            self.callback_ordered.remove(&tgid)
+            self.event_loops.insert(tgid, bits)
         };
-        if changed && let Err(error) = self.runtimes.set_callback_ordered(tgid, ordered) {
+        if before.unwrap_or(0) != bits
+            && let Err(error) = self.runtimes.set_event_loop(tgid, bits)
+        {
             warn!(tgid, %error, "cannot tell the kernel of a runtime; some calls of it will have no parent");
         }
     }
@@ -444,13 +446,13 @@ impl Inner {
             }
             Event::Fork(fork) => {
                 self.change(fork.into());
-                if self.callback_ordered.contains(&fork.parent_tgid) {
-                    self.note_order(fork.tgid, true);
+                if let Some(bits) = self.event_loops.get(&fork.parent_tgid).copied() {
+                    self.note_event_loop(fork.tgid, bits);
                 }
             }
             Event::Exit(exit) => {
                 self.change(exit.into());
-                self.note_order(exit.tgid, false);
+                self.note_event_loop(exit.tgid, 0);
                 self.told.remove(&ProcessKey {
                     tgid: exit.tgid,
                     start_ns: exit.process_start_ns,
@@ -474,8 +476,8 @@ impl Inner {
         self.told.insert(key);
         if let Some(facts) = self.table.facts(key) {
             self.push(&Input::Process(&facts));
-            let ordered = self.table.runtime(key).finishes_callbacks();
-            self.note_order(key.tgid, ordered);
+            let bits = self.table.runtime(key).event_loop();
+            self.note_event_loop(key.tgid, bits);
         }
     }
 

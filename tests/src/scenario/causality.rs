@@ -31,13 +31,16 @@ pub(super) const SCENARIOS: &[Scenario] = &[
         asyncio(context, 16)
     }),
     Scenario::full("causality_node_concurrency_1", |context| {
-        node(context, 1, "Infinity")
+        node(context, 1, "Infinity", "/f")
     }),
     Scenario::full("causality_node_concurrency_16", |context| {
-        node(context, 16, "Infinity")
+        node(context, 16, "Infinity", "/f")
     }),
     Scenario::full("causality_node_limited_pool_16", |context| {
-        node(context, 16, "4")
+        node(context, 16, "4", "/f")
+    }),
+    Scenario::full("causality_node_timers_and_names_16", |context| {
+        node(context, 16, "Infinity", "/t")
     }),
 ];
 
@@ -114,7 +117,12 @@ fn asyncio(context: &mut Context, connections: u32) -> Result<()> {
     measure(context, &work, &(front, port), &back)
 }
 
-fn node(context: &mut Context, connections: u32, max_sockets: &str) -> Result<()> {
+fn node(
+    context: &mut Context,
+    connections: u32,
+    max_sockets: &str,
+    prefix: &'static str,
+) -> Result<()> {
     let back = slow_backend(context)?;
     let port = context.port();
     let backend = format!("127.0.0.1:{}", back.1);
@@ -131,7 +139,7 @@ fn node(context: &mut Context, connections: u32, max_sockets: &str) -> Result<()
     let front = service::node(context, "calls.js", port, &arguments)?;
     let work = Work {
         service: "calls",
-        prefix: "/f",
+        prefix,
         requests: 48,
         connections,
         calls: 3,
