@@ -39,7 +39,7 @@ fn execute(command: Command) -> anyhow::Result<ExitCode> {
         }
         Command::Replay(replay) => run::replay(&replay.path, &resolve(replay.layer)?)?,
         Command::Doctor(options) => {
-            let works = doctor::run(options.json, &mut io::stdout().lock())
+            let works = doctor::run(&options.proc_root, options.json, &mut io::stdout().lock())
                 .context("cannot print the report")?;
             return Ok(if works {
                 ExitCode::SUCCESS

@@ -69,4 +69,7 @@ pub struct Doctor {
     /// Print JSON.
     #[arg(long)]
     pub json: bool,
+    /// Where the host's /proc is mounted, for an agent in a pid namespace of its own.
+    #[arg(long, value_name = "PATH", env = "UNDERTRACE_PROC_ROOT", default_value = super::PROC)]
+    pub proc_root: PathBuf,
 }

@@ -31,7 +31,7 @@ pub struct Layer {
     )]
     #[serde(deserialize_with = "globs")]
     pub exe: Vec<Glob>,
-    /// Trace only this process and its forked workers [env: UNDERTRACE_PID].
+    /// Trace only this process, by the host's id, and its forked workers [env: UNDERTRACE_PID].
     #[arg(
         long,
         value_name = "PID",
@@ -85,6 +85,9 @@ pub struct Layer {
     #[arg(long, value_name = "PATH")]
     #[serde(skip)]
     pub config: Option<PathBuf>,
+    /// Where the host's /proc is mounted, for an agent in a pid namespace of its own [env: UNDERTRACE_PROC_ROOT; default: /proc].
+    #[arg(long, value_name = "PATH")]
+    pub proc_root: Option<PathBuf>,
     /// Write all counters to this file at the end [env: UNDERTRACE_STATS_JSON].
     #[arg(long, value_name = "PATH")]
     pub stats_json: Option<PathBuf>,
@@ -117,6 +120,7 @@ impl Layer {
             sampler_arg: text("OTEL_TRACES_SAMPLER_ARG"),
             otlp: None,
             config: path("UNDERTRACE_CONFIG"),
+            proc_root: path("UNDERTRACE_PROC_ROOT"),
             stats_json: path("UNDERTRACE_STATS_JSON"),
             ready_file: path("UNDERTRACE_READY_FILE"),
             fault: list(
@@ -145,6 +149,7 @@ impl Layer {
             sampler_arg: self.sampler_arg.or(lower.sampler_arg),
             otlp: self.otlp.or(lower.otlp),
             config: self.config.or(lower.config),
+            proc_root: self.proc_root.or(lower.proc_root),
             stats_json: self.stats_json.or(lower.stats_json),
             ready_file: self.ready_file.or(lower.ready_file),
             fault: list(self.fault, lower.fault),

@@ -23,6 +23,9 @@ use crate::{
     process::Selectors,
 };
 
+/// Where `/proc` is mounted unless somebody says otherwise.
+const PROC: &str = "/proc";
+
 /// A look-up in the environment.
 pub type Env<'a> = &'a dyn Fn(&str) -> Option<String>;
 
@@ -49,6 +52,8 @@ pub struct Config {
     pub query: bool,
     /// Losses to force, for tests.
     pub faults: Vec<Fault>,
+    /// Where the host's `/proc` is mounted.
+    pub proc_root: PathBuf,
     /// Where to write counters at the end.
     pub stats_json: Option<PathBuf>,
     /// File to create when every hook is attached.
@@ -157,6 +162,7 @@ impl Config {
             sampler: sampler::resolve(layer.sampler.as_deref(), layer.sampler_arg.as_deref())?,
             query: layer.query.unwrap_or(false),
             faults: layer.fault,
+            proc_root: layer.proc_root.unwrap_or_else(|| PROC.into()),
             stats_json: layer.stats_json,
             ready_file: layer.ready_file,
         })

@@ -65,15 +65,15 @@ pub(super) enum CostError {
     Loopback(#[from] io::Error),
 }
 
-/// Times calls in all states, and detaches the programs.
+/// Times calls of this process, which the kernel knows as `own`, in all states, and detaches the programs.
 pub(super) fn measure(
     attached: Attached,
     maps: Maps,
     mut before: Before,
+    own: u32,
 ) -> Result<Cost, CostError> {
     let mut selection = maps.selection;
     let mut reader = Reader::new(maps.events)?;
-    let own = std::process::id();
     let Before {
         pair,
         times: detached_times,

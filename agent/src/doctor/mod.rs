@@ -6,7 +6,7 @@
 mod cost;
 mod text;
 
-use std::io::Write;
+use std::{io::Write, path::Path};
 
 use serde::Serialize;
 
@@ -81,12 +81,12 @@ pub struct HookReport {
     pub state: State,
 }
 
-/// Writes the report; whether the agent can trace here.
+/// Writes the report on this machine, whose `/proc` is mounted at `proc`; whether the agent can trace here.
 ///
 /// # Errors
 /// When the output cannot be written.
-pub fn run(json: bool, out: &mut impl Write) -> std::io::Result<bool> {
-    let report = examine();
+pub fn run(proc: &Path, json: bool, out: &mut impl Write) -> std::io::Result<bool> {
+    let report = examine(proc);
     if json {
         serde_json::to_writer_pretty(&mut *out, &report)?;
         writeln!(out)?;
@@ -96,10 +96,10 @@ pub fn run(json: bool, out: &mut impl Write) -> std::io::Result<bool> {
     Ok(report.works)
 }
 
-/// Tries everything.
+/// Tries everything on the machine whose `/proc` is mounted at `proc`.
 #[must_use]
-pub fn examine() -> Report {
-    let features = Features::read();
+pub fn examine(proc: &Path) -> Report {
+    let features = Features::read(proc);
     let mut report = Report {
         version: env!("CARGO_PKG_VERSION"),
         works: false,
@@ -148,7 +148,8 @@ fn try_all(features: Features, report: &mut Report) -> Result<(), ProbeError> {
     report.judge(&attached.plan);
     let attached = attached.checked()?;
     report.map_bytes = attached.map_memory_bytes();
-    match before.and_then(|before| cost::measure(attached, maps, before)) {
+    let own = kernel.own()?;
+    match before.and_then(|before| cost::measure(attached, maps, before, own)) {
         Ok(cost) => report.cost = Some(cost),
         Err(error) => report.cost_error = Some(chain(&error)),
     }

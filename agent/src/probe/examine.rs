@@ -37,12 +37,12 @@ pub struct Kernel {
 }
 
 impl Kernel {
-    /// Looks at the machine; features in `switched_off` are left out of the plan.
+    /// Looks at the machine, and at its processes through the `/proc` mounted at `proc`; features in `switched_off` are left out of the plan.
     ///
     /// # Errors
     /// When something without which nothing can be traced is missing; the error says what to do.
-    pub fn examine(switched_off: &[Feature]) -> Result<Self, ProbeError> {
-        let features = Features::read();
+    pub fn examine(proc: &Path, switched_off: &[Feature]) -> Result<Self, ProbeError> {
+        let features = Features::read(proc);
         let blocking = features.findings().into_iter();
         let mut blocking = blocking.filter(|finding| finding.severity == Severity::Blocking);
         if let Some(finding) = blocking.next() {
@@ -70,6 +70,17 @@ impl Kernel {
             btf_bytes,
             accept_arguments,
             typed_task,
+        })
+    }
+
+    /// The id by which the kernel knows this process.
+    ///
+    /// # Errors
+    /// When the host's processes cannot be seen; the error says what to do.
+    pub fn own(&self) -> Result<u32, ProbeError> {
+        let own = self.features.processes.own();
+        own.ok_or_else(|| ProbeError::Blocked {
+            finding: self.features.pids(),
         })
     }
 

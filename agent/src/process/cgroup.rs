@@ -29,6 +29,7 @@ impl Place {
                 continue;
             };
             let path = path.strip_suffix(" (deleted)").unwrap_or(path);
+            let path = below_common_group(path);
             place.take(path);
             // With both versions mounted the unified path is often just `/`: the deeper of the two says more.
             let this = match controllers {
@@ -70,6 +71,19 @@ impl Place {
             self.unit = self.unit.take().or(unit);
         }
     }
+}
+
+/// Without the leading `/..`s by which a reader in a control-group namespace of its own is led to a group outside it: they say only
+/// how deep the reader is (cgroup_namespaces(7)).
+fn below_common_group(mut path: &str) -> &str {
+    while let Some(rest) = path.strip_prefix("/..") {
+        match rest {
+            "" => return "/",
+            _ if rest.starts_with('/') => path = rest,
+            _ => break,
+        }
+    }
+    path
 }
 
 /// The id in `<id>`, `docker-<id>.scope`, `cri-containerd-<id>.scope`, `crio-<id>`, `libpod-<id>.scope`,
@@ -268,6 +282,17 @@ mod tests {
             place("0::/system.slice/a.service (deleted)").path,
             "/system.slice/a.service"
         );
+    }
+
+    #[test]
+    fn leaves_out_the_way_to_the_common_group() {
+        assert_eq!(
+            place("0::/../../docker-ID.scope").path,
+            format!("/docker-{ID}.scope")
+        );
+        assert_eq!(place("0::/..").path, "/");
+        assert_eq!(place("0::/..hidden/a").path, "/..hidden/a");
+        assert_eq!(place("0::/a/../b").path, "/a/../b");
     }
 
     proptest! {

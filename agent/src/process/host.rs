@@ -1,8 +1,11 @@
 //! The machine as its services' Resources name it.
 //!
-//! Input: files under a root folder, `uname`. Output: [`Host`], read once at start. No cloud's metadata service is asked.
+//! Input: the host's `/proc`, files of this root folder, `uname`. Output: [`Host`], read once at start. No cloud's metadata service is asked.
 
-use std::{fs, path::Path};
+use std::{
+    fs,
+    path::{Path, PathBuf},
+};
 
 use serde::{Deserialize, Serialize};
 
@@ -20,13 +23,14 @@ pub struct Host {
 }
 
 impl Host {
-    /// Reads the facts of this machine.
+    /// Reads the facts of this machine, whose `/proc` is mounted at `proc`.
     #[must_use]
-    pub fn read() -> Self {
+    pub fn read(proc: &Path) -> Self {
         let name = rustix::system::uname();
         let node = std::env::var("NODE_NAME").ok();
         Self::read_under(
             Path::new("/"),
+            proc,
             &name.nodename().to_string_lossy(),
             &name.machine().to_string_lossy(),
             node.as_deref(),
@@ -34,27 +38,33 @@ impl Host {
     }
 
     /// `own_name` is the name that this process sees, which inside a container is the container's.
-    fn read_under(root: &Path, own_name: &str, machine: &str, node: Option<&str>) -> Self {
-        let line = |path: &str| {
-            let text = fs::read_to_string(root.join(path)).ok()?;
+    fn read_under(
+        root: &Path,
+        proc: &Path,
+        own_name: &str,
+        machine: &str,
+        node: Option<&str>,
+    ) -> Self {
+        let line = |path: PathBuf| {
+            let text = fs::read_to_string(path).ok()?;
             let line = text.lines().next()?.trim().to_owned();
             (!line.is_empty()).then_some(line)
         };
         // The first process of the machine is in the host's namespaces; where it may be looked at, its view counts.
-        let link = |path: &str| fs::read_link(root.join(path)).ok();
-        let shares_name = match (link("proc/1/ns/uts"), link("proc/self/ns/uts")) {
+        let link = |path: &str| fs::read_link(proc.join(path)).ok();
+        let shares_name = match (link("1/ns/uts"), link("self/ns/uts")) {
             (Some(first), Some(own)) => first == own,
             _ => true,
         };
         let foreign = || {
             node.map(str::to_owned)
-                .or_else(|| line("proc/1/root/etc/hostname"))
+                .or_else(|| line(proc.join("1/root/etc/hostname")))
         };
         let name = if shares_name { None } else { foreign() };
         let id = [
-            "proc/1/root/etc/machine-id",
-            "etc/machine-id",
-            "var/lib/dbus/machine-id",
+            proc.join("1/root/etc/machine-id"),
+            root.join("etc/machine-id"),
+            root.join("var/lib/dbus/machine-id"),
         ]
         .into_iter()
         .find_map(line);
@@ -67,7 +77,7 @@ impl Host {
             name: name.unwrap_or_else(|| own_name.to_owned()),
             id,
             arch: arch.to_owned(),
-            boot_id: line("proc/sys/kernel/random/boot_id").unwrap_or_default(),
+            boot_id: line(proc.join("sys/kernel/random/boot_id")).unwrap_or_default(),
         }
     }
 }
@@ -94,20 +104,21 @@ mod tests {
         root
     }
 
+    fn read(root: &Path, own_name: &str, machine: &str, node: Option<&str>) -> Host {
+        Host::read_under(root, &root.join("proc"), own_name, machine, node)
+    }
+
     #[test]
     fn takes_the_hosts_name_and_not_its_containers() {
         let inside = root("uts:[1]", "uts:[2]");
+        assert_eq!(read(inside.path(), "b3c4", "x86_64", None).name, "node-7");
         assert_eq!(
-            Host::read_under(inside.path(), "b3c4", "x86_64", None).name,
-            "node-7"
-        );
-        assert_eq!(
-            Host::read_under(inside.path(), "b3c4", "x86_64", Some("node-8")).name,
+            read(inside.path(), "b3c4", "x86_64", Some("node-8")).name,
             "node-8"
         );
         let host = root("uts:[1]", "uts:[1]");
         assert_eq!(
-            Host::read_under(host.path(), "web-1", "x86_64", Some("node-8")).name,
+            read(host.path(), "web-1", "x86_64", Some("node-8")).name,
             "web-1"
         );
     }
@@ -115,10 +126,10 @@ mod tests {
     #[test]
     fn reads_ids_and_does_without() {
         let host = root("uts:[1]", "uts:[1]");
-        let host = Host::read_under(host.path(), "web-1", "aarch64", None);
+        let host = read(host.path(), "web-1", "aarch64", None);
         assert_eq!(host.id.as_deref(), Some("0123456789abcdef0123456789abcdef"));
         assert_eq!(host.arch, "arm64");
-        let bare = Host::read_under(Path::new("/nonexistent"), "web-1", "riscv64", None);
+        let bare = read(Path::new("/nonexistent"), "web-1", "riscv64", None);
         assert_eq!(
             (
                 bare.name.as_str(),

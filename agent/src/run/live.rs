@@ -69,8 +69,9 @@ pub fn run(config: &Config, record: Option<(&Path, bool)>) -> Result<(), RunErro
     })?;
     let seed = RandomState::new().hash_one(clock::monotonic_ns());
 
-    let kernel = Kernel::examine(&[])?;
-    let settings = Settings::from_config(config, std::process::id())
+    let kernel = Kernel::examine(&config.proc_root, &[])?;
+    let own = kernel.own()?;
+    let settings = Settings::from_config(config, own)
         .with("LOG", Value::U32(u32::from(KernelLog::is_wanted())));
     let mut loaded = kernel.load(&settings)?;
     let release = kernel.features.release.clone();
@@ -108,18 +109,18 @@ pub fn run(config: &Config, record: Option<(&Path, bool)>) -> Result<(), RunErro
     let source: Box<dyn ProcSource> = if config.faults.contains(&Fault::ProcessesVanish) {
         Box::new(NoProc)
     } else {
-        Box::new(Proc::new("/proc"))
+        Box::new(Proc::new(&config.proc_root))
     };
     // Traced by itself, it is one process among others.
     let own = if config.faults.contains(&Fault::TraceOwn) {
         0
     } else {
-        std::process::id()
+        own
     };
     let selection = Selection::new(config.selectors.clone(), own);
     let table = ProcessTable::new(
         source,
-        Host::read(),
+        Host::read(&config.proc_root),
         IdentityOptions::default(),
         selection,
         Arc::clone(&counters),

@@ -23,6 +23,7 @@ const START: Duration = Duration::from_secs(60);
 /// How the agent is started.
 #[derive(Debug)]
 pub(crate) struct Setup {
+    within: Vec<String>,
     arguments: Vec<String>,
     environment: Vec<(String, String)>,
     recording: Option<PathBuf>,
@@ -49,10 +50,17 @@ impl Setup {
     /// Without any endpoint.
     pub(crate) fn bare() -> Self {
         Self {
+            within: Vec::new(),
             arguments: Vec::new(),
             environment: Vec::new(),
             recording: None,
         }
+    }
+
+    /// Started by this program, to which the agent's own command line is given as the last words.
+    pub(crate) fn within(mut self, command: &[&str]) -> Self {
+        self.within = command.iter().map(|word| (*word).to_owned()).collect();
+        self
     }
 
     /// Traces this port.
@@ -88,7 +96,7 @@ impl Setup {
         for file in [&ready, &stats] {
             let _ = fs::remove_file(file);
         }
-        let mut command = Command::new(binary()?);
+        let mut command = started_by(&self.within, &binary()?);
         match &self.recording {
             Some(file) => command.arg("record").arg(file),
             None => command.arg("run"),
@@ -99,11 +107,6 @@ impl Setup {
             .arg(&ready)
             .arg("--stats-json")
             .arg(&stats);
-        for (name, _) in std::env::vars_os() {
-            if name.to_string_lossy().starts_with("OTEL_") {
-                command.env_remove(name);
-            }
-        }
         command.envs(self.environment);
         let mut program = Program::start(context, "agent", &mut command)?;
         let log = context.folder().join(LOG);
@@ -171,7 +174,8 @@ impl Agent {
     /// # Errors
     /// When it does not end, ends with a failure, writes no statistics, or its books do not balance.
     pub(crate) fn stop(mut self) -> Result<Statistics> {
-        self.program.signal(Signal::INT)?;
+        // A terminal's Ctrl-C reaches the whole group too.
+        self.program.signal_group(Signal::INT)?;
         let status = self
             .program
             .wait(PATIENCE)
@@ -272,6 +276,67 @@ fn collect(value: &Value, counters: &mut BTreeMap<String, u64>) {
             None => collect(value, counters),
         }
     }
+}
+
+/// The command of this binary, started by another one if that is not empty; without variables of the machine that configure the agent.
+fn started_by<S: AsRef<std::ffi::OsStr>>(within: &[S], binary: &Path) -> Command {
+    let mut command = match within {
+        [] => Command::new(binary),
+        [program, words @ ..] => {
+            let mut command = Command::new(program);
+            command.args(words).arg(binary);
+            command
+        }
+    };
+    for (name, _) in std::env::vars_os() {
+        if ["OTEL_", "UNDERTRACE_"]
+            .iter()
+            .any(|family| name.to_string_lossy().starts_with(family))
+        {
+            command.env_remove(name);
+        }
+    }
+    command
+}
+
+/// How a run of the binary ended by itself.
+#[derive(Debug)]
+pub(crate) struct Ended {
+    /// Exit code; none when a signal ended it.
+    pub(crate) code: Option<i32>,
+    /// What it wrote to the standard output.
+    pub(crate) output: String,
+    /// What it wrote to the standard error.
+    pub(crate) errors: String,
+}
+
+/// Runs the binary, started by the command `within` if that is not empty, until it ends by itself; one that does not is
+/// ended with the code 124.
+///
+/// # Errors
+/// When it cannot be started.
+pub(crate) fn run_to_end(within: &[&str], arguments: &[&str]) -> Result<Ended> {
+    run_to_end_as(&binary()?, within, arguments)
+}
+
+/// As [`run_to_end`], with this copy of the binary.
+///
+/// # Errors
+/// When it cannot be started.
+pub(crate) fn run_to_end_as(binary: &Path, within: &[&str], arguments: &[&str]) -> Result<Ended> {
+    let seconds = START.as_secs().to_string();
+    let within = [&["timeout", "--kill-after=10", &seconds], within].concat();
+    let output = started_by(&within, binary)
+        .args(arguments)
+        .stdin(std::process::Stdio::null())
+        .output()
+        .context("the agent cannot be started")?;
+    let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+    Ok(Ended {
+        code: output.status.code(),
+        output: text(&output.stdout),
+        errors: text(&output.stderr),
+    })
 }
 
 /// The agent's binary: `UNDERTRACE_BIN`, or `undertrace` beside this program.

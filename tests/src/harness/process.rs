@@ -79,6 +79,16 @@ impl Program {
             .with_context(|| format!("cannot signal {}", self.name))
     }
 
+    /// Sends a signal to it and to all in its process group.
+    ///
+    /// # Errors
+    /// When it is gone.
+    pub(crate) fn signal_group(&self, signal: Signal) -> Result<()> {
+        let pid = Pid::from_raw(self.pid().cast_signed()).context("a child has a positive pid")?;
+        rustix::process::kill_process_group(pid, signal)
+            .with_context(|| format!("cannot signal {} and its group", self.name))
+    }
+
     /// Waits until it ends.
     ///
     /// # Errors

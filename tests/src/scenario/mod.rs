@@ -12,6 +12,7 @@ mod http1_bodies;
 mod http1_bytes;
 mod http1_sockets;
 mod identity;
+mod namespaces;
 mod record;
 mod safety;
 
@@ -85,6 +86,7 @@ pub(crate) fn all() -> impl Iterator<Item = &'static Scenario> {
         context::SCENARIOS,
         causality::SCENARIOS,
         identity::SCENARIOS,
+        namespaces::SCENARIOS,
         export::SCENARIOS,
         safety::SCENARIOS,
         accounting::SCENARIOS,

@@ -4,7 +4,7 @@
 
 use serde::Serialize;
 
-use super::{Capability, Features, Lockdown, Preemption};
+use super::{Capability, Features, Lockdown, Preemption, Processes};
 use crate::kernel::{quirks, version::Version};
 
 /// How much a finding matters.
@@ -40,6 +40,7 @@ impl Features {
         findings.extend([
             self.pids(),
             self.control_groups(),
+            self.control_group_paths(),
             self.memlock(),
             self.preemption_finding(),
             self.compiler(),
@@ -93,17 +94,30 @@ impl Features {
         }
     }
 
-    fn pids(&self) -> Finding {
-        let advice = "process ids from the kernel mean nothing in this pid namespace, so services have no names: \
-                      run with the host's (docker --pid=host, hostPID: true)";
-        match self.host_pids {
-            Some(true) => Finding::fine("pid namespace", "the host's".into()),
-            Some(false) => Finding::limited("pid namespace", "a container's".into(), advice),
-            None => Finding::limited(
-                "pid namespace",
-                "unknown".into(),
-                "/proc is not readable: mount it",
+    /// What follows from whose processes can be looked at.
+    pub fn pids(&self) -> Finding {
+        let advice = "the kernel names processes by the host's ids, which mean nothing here: run with the host's pid namespace \
+                      (hostPID: true, docker run --pid=host), or mount the host's /proc and name the place with --proc-root";
+        match self.processes {
+            Processes::Host { .. } => Finding::fine("process list", "the host's".into()),
+            Processes::Container => {
+                Finding::blocking("process list", "only a container's".into(), advice)
+            }
+            Processes::Unreadable => Finding::blocking(
+                "process list",
+                "not readable".into(),
+                "nothing tells which process is which: mount /proc, or name with --proc-root where it is mounted",
             ),
+        }
+    }
+
+    fn control_group_paths(&self) -> Finding {
+        let advice = "paths of control groups begin below the group that the agent shares with the process, so write --cgroup \
+                      patterns with a leading `*`: or run with the host's (docker run --cgroupns=host)";
+        match self.host_cgroups {
+            Some(true) => Finding::fine("cgroup namespace", "the host's".into()),
+            Some(false) => Finding::limited("cgroup namespace", "a container's".into(), advice),
+            None => Finding::fine("cgroup namespace", "unknown".into()),
         }
     }
 
@@ -255,7 +269,8 @@ mod tests {
             btf: true,
             lockdown: Lockdown::Integrity,
             capabilities: capable(&[2, 12, 19, 21, 24, 38, 39]),
-            host_pids: Some(true),
+            processes: Processes::Host { own: 42 },
+            host_cgroups: Some(true),
             cgroup2: Some("/sys/fs/cgroup".into()),
             memlock_bytes: Some(8 << 20),
             preemption: Preemption::Dynamic(Some("voluntary".into())),
@@ -290,7 +305,8 @@ mod tests {
             btf: false,
             lockdown: Lockdown::Confidentiality,
             capabilities: capable(&[]),
-            host_pids: Some(false),
+            processes: Processes::Container,
+            host_cgroups: Some(false),
             cgroup2: None,
             memlock_bytes: Some(64 << 10),
             jit: Some(false),
@@ -314,6 +330,7 @@ mod tests {
                 "lockdown",
                 "CAP_BPF",
                 "CAP_PERFMON",
+                "process list",
                 "memlock"
             ]
         );

@@ -5,6 +5,7 @@
 //! fact too. It decides nothing; the plan does.
 
 mod findings;
+mod processes;
 
 use std::{
     fs,
@@ -13,11 +14,14 @@ use std::{
 
 use serde::Serialize;
 
-pub use self::findings::{Finding, Severity};
+pub use self::{
+    findings::{Finding, Severity},
+    processes::Processes,
+};
 use super::version::Version;
 
-/// Inode of the first pid namespace, `PROC_PID_INIT_INO` in Linux `include/linux/proc_ns.h`.
-const FIRST_PID_NAMESPACE: &str = "pid:[4026531836]";
+/// Inode of the first cgroup namespace, `PROC_CGROUP_INIT_INO` in Linux `include/linux/proc_ns.h`.
+const FIRST_CGROUP_NAMESPACE: &str = "cgroup:[4026531835]";
 /// Files under /proc and /sys that are read here are short.
 const MAX_FILE_BYTES: u64 = 1 << 20;
 
@@ -107,8 +111,10 @@ pub struct Features {
     pub lockdown: Lockdown,
     /// Capabilities of this process that are in effect.
     pub capabilities: Capabilities,
-    /// Whether process ids here are those of the host; none when /proc does not tell.
-    pub host_pids: Option<bool>,
+    /// Whose processes can be looked at.
+    pub processes: Processes,
+    /// Whether paths of control groups are read as the host has them; none when /proc does not tell.
+    pub host_cgroups: Option<bool>,
     /// Where the unified control-group tree is mounted.
     pub cgroup2: Option<PathBuf>,
     /// Memory that may be locked, in bytes; none for no limit.
@@ -122,12 +128,13 @@ pub struct Features {
 }
 
 impl Features {
-    /// Reads the facts of this machine and this process.
-    pub fn read() -> Self {
+    /// Reads the facts of this machine and this process; other processes are those of the `/proc` mounted at `proc`.
+    pub fn read(proc: &Path) -> Self {
         let name = rustix::system::uname();
         let memlock_bytes = rustix::process::getrlimit(rustix::process::Resource::Memlock).current;
         Self::read_under(
             Path::new("/"),
+            proc,
             &name.release().to_string_lossy(),
             &name.version().to_string_lossy(),
             &name.machine().to_string_lossy(),
@@ -138,13 +145,14 @@ impl Features {
     /// As [`Features::read`], from another root folder and with the answers of `uname` and `getrlimit`.
     fn read_under(
         root: &Path,
+        proc: &Path,
         release: &str,
         build: &str,
         machine: &str,
         memlock_bytes: Option<u64>,
     ) -> Self {
         let text = |path: &str| read_text(&root.join(path));
-        let pid_namespace = fs::read_link(root.join("proc/self/ns/pid")).ok();
+        let cgroup_namespace = fs::read_link(root.join("proc/self/ns/cgroup")).ok();
         Self {
             release: release.to_owned(),
             version: Version::detect(release, build, text("proc/version_signature").as_deref()),
@@ -155,7 +163,8 @@ impl Features {
                 root.join("sys/kernel/security").is_dir(),
             ),
             capabilities: Capabilities::from_status(&text("proc/self/status").unwrap_or_default()),
-            host_pids: pid_namespace.map(|link| link.as_os_str() == FIRST_PID_NAMESPACE),
+            processes: Processes::shown_by(proc),
+            host_cgroups: cgroup_namespace.map(|link| link.as_os_str() == FIRST_CGROUP_NAMESPACE),
             cgroup2: text("proc/self/mountinfo")
                 .as_deref()
                 .and_then(cgroup2_mount),
@@ -325,13 +334,15 @@ mod tests {
         let root = Path::new("/nonexistent/root");
         let features = Features::read_under(
             root,
+            &root.join("proc"),
             "6.1.0-37-amd64",
             "#1 SMP Debian 6.1.140-1",
             "x86_64",
             None,
         );
         assert_eq!(features.version, Some(Version::new(6, 1, 140)));
-        assert!(!features.btf && features.cgroup2.is_none() && features.host_pids.is_none());
+        assert!(!features.btf && features.cgroup2.is_none() && features.host_cgroups.is_none());
+        assert_eq!(features.processes, Processes::Unreadable);
         assert_eq!(
             (features.cpus, features.jit, features.lockdown),
             (1, None, Lockdown::Unknown)
@@ -340,10 +351,11 @@ mod tests {
 
     #[test]
     fn reads_the_machine_it_runs_on() {
-        let features = Features::read();
+        let features = Features::read(Path::new("/proc"));
         assert!(!features.release.is_empty() && features.cpus >= 1);
-        assert!(
-            features.host_pids.is_some(),
+        assert_ne!(
+            features.processes,
+            Processes::Unreadable,
             "/proc is there where tests run"
         );
     }

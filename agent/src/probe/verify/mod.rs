@@ -11,6 +11,7 @@ use std::{
     collections::{BTreeMap, HashMap, HashSet},
     io::Write,
     os::fd::{AsFd, AsRawFd, OwnedFd, RawFd},
+    path::Path,
 };
 
 use aya::{Btf, Ebpf, Endianness};
@@ -60,7 +61,7 @@ pub fn run(out: &mut impl Write) -> Result<bool, VerifyError> {
     if OBJECTS.is_empty() {
         return Err(ProbeError::NoObject.into());
     }
-    let kernel = Kernel::examine(&[])?;
+    let kernel = Kernel::examine(Path::new("/proc"), &[])?;
     raise_memlock();
     let settings = kernel.complete(&Settings::default());
     let mut all_load = true;

@@ -215,16 +215,6 @@ impl Proc {
         }
     }
 
-    /// The id that this process has in the pid namespace of this `/proc`, which need not be its own.
-    #[must_use]
-    pub fn own(&self) -> Option<u32> {
-        fs::read_link(self.folder.join("self"))
-            .ok()?
-            .to_str()?
-            .parse()
-            .ok()
-    }
-
     fn of(&self, tgid: u32) -> PathBuf {
         self.folder.join(tgid.to_string())
     }

@@ -95,7 +95,6 @@ fn finds_the_name_that_the_kubelet_gave_a_container() {
 
 #[test]
 fn reads_this_very_process() {
-    assert_eq!(Proc::new("/proc").own(), Some(std::process::id()));
     let own = Proc::new("/proc")
         .process(std::process::id())
         .expect("this process is running");

@@ -1,0 +1,182 @@
+//! The agent in namespaces of its own, as a container runtime starts it.
+
+use anyhow::{Context as _, Result};
+
+use super::Scenario;
+use crate::harness::{
+    Context, PATIENCE,
+    agent::{Ended, Setup, run_to_end},
+    collector::Collector,
+    http::Connection,
+    service,
+    trace::Spans,
+    wait_for,
+};
+
+pub(super) const SCENARIOS: &[Scenario] = &[
+    Scenario::core("identity_from_inside_a_container", from_inside_a_container),
+    Scenario::full("identity_through_the_hosts_proc", through_the_hosts_proc),
+    Scenario::core(
+        "safety_refuses_ids_of_a_container",
+        refuses_ids_of_a_container,
+    ),
+];
+
+/// What the manifest grants, and nothing else: `dist/daemonset.yaml`.
+const CAPABILITIES: &str =
+    "--bounding-set=-all,+bpf,+perfmon,+sys_ptrace,+dac_read_search,+sys_resource";
+
+/// Paths that are asked for, each once.
+const REQUESTS: usize = 5;
+
+/// Everything of its own but the process ids, with the manifest's capabilities: spans are whole and carry the host's names.
+fn from_inside_a_container(context: &mut Context) -> Result<()> {
+    let port = context.port();
+    let python = named_service(context, port)?;
+    let file = context.folder().join("spans.jsonl");
+    let script = format!(
+        "hostname agent-pod && exec {setpriv} {CAPABILITIES} \"$@\"",
+        setpriv = service::program("setpriv")?.display()
+    );
+    let unshare = service::program("unshare")?;
+    let unshare = unshare.to_str().context("a UTF-8 path")?;
+    let namespaces = ["--mount", "--uts", "--ipc", "--net", "--cgroup"];
+    let within = [&[unshare], &namespaces[..], &["sh", "-c", &script, "sh"]].concat();
+    let agent = Setup::bare()
+        .within(&within)
+        .port(port)
+        .arg("--pid")
+        .arg(python.pid().to_string())
+        .arg("--file")
+        .arg(file.to_string_lossy())
+        .start(context)?;
+    ask(port)?;
+    let read = || -> Result<Spans> {
+        let text = std::fs::read_to_string(&file)?;
+        // The last line may still be on its way.
+        let whole = text.rfind('\n').map_or("", |end| &text[..end]);
+        Spans::of_json_lines(whole)
+    };
+    wait_for(
+        || format!("{REQUESTS} spans; {:?}", read().map(|spans| spans.render())),
+        PATIENCE,
+        || read().ok().filter(|spans| spans.len() >= REQUESTS),
+    )?;
+    agent.stop()?;
+    // What this process is called would be the agent's own host name.
+    let host = std::fs::read_to_string("/etc/hostname").context("the machine has a name")?;
+    assert_whole(&read()?, python.pid(), host.trim());
+    Ok(())
+}
+
+/// Process ids of its own too: the host's are found where they are mounted, its own among them, so that its export is not traced.
+fn through_the_hosts_proc(context: &mut Context) -> Result<()> {
+    let port = context.port();
+    let python = named_service(context, port)?;
+    let host = context.folder().join("host-proc");
+    std::fs::create_dir_all(&host)?;
+    let host = host.to_str().context("a UTF-8 path")?;
+    let script =
+        format!("mount --bind /proc {host} && exec unshare --pid --fork --mount-proc \"$@\"");
+    let within = ["unshare", "--mount", "sh", "-c", &script, "sh"];
+    let collector = Collector::start()?;
+    // Without selectors: an export that is traced would come back as spans of its own.
+    let agent = Setup::http(&collector)
+        .within(&within)
+        .env("OTEL_BSP_SCHEDULE_DELAY", "100")
+        .arg("--proc-root")
+        .arg(host)
+        .start(context)?;
+    for _ in 0..3 {
+        let before = collector.deliveries().len();
+        ask(port)?;
+        wait_for(
+            || "one more delivery".into(),
+            PATIENCE,
+            || (collector.deliveries().len() > before).then_some(()),
+        )?;
+    }
+    collector.wait_for_spans(3 * 2 * REQUESTS, PATIENCE)?;
+    let statistics = agent.stop()?;
+    let spans = collector.spans();
+    assert_eq!(spans.len(), 3 * 2 * REQUESTS, "{}", spans.render());
+    assert_eq!(
+        statistics.get("spans_exported"),
+        3 * 2 * REQUESTS as u64,
+        "{statistics}"
+    );
+    let of_service = spans.servers();
+    for path in (0..REQUESTS).map(|n| format!("/r/{n}")) {
+        assert_eq!(of_service.filter(|span| span.path() == path).len(), 3);
+    }
+    for span in &of_service.0 {
+        assert_eq!(span.service(), "shop");
+        assert_eq!(span.resource["process.pid"], python.pid().to_string());
+    }
+    Ok(())
+}
+
+/// Only a container's processes are seen: it does not trace under wrong names, it says what is missing, and so does the doctor.
+fn refuses_ids_of_a_container(_context: &mut Context) -> Result<()> {
+    let within = ["unshare", "--pid", "--fork", "--mount-proc"];
+    let sentence = "process list is only a container's: the kernel names processes by the host's ids, which mean nothing here: \
+                    run with the host's pid namespace (hostPID: true, docker run --pid=host), or mount the host's /proc and name \
+                    the place with --proc-root";
+    let refused: Ended = run_to_end(&within, &["run"])?;
+    assert_eq!(
+        (
+            refused.code,
+            refused.errors.as_str(),
+            refused.output.as_str()
+        ),
+        (Some(3), format!("undertrace: {sentence}\n").as_str(), "")
+    );
+    let report = run_to_end(&within, &["doctor", "--json"])?;
+    assert_eq!(report.code, Some(3), "{}", report.errors);
+    let report: serde_json::Value = serde_json::from_str(&report.output)?;
+    assert_eq!(report["works"], false);
+    assert_eq!(report["error"], sentence);
+
+    let nowhere = run_to_end(&[], &["run", "--proc-root", "/no/such/proc"])?;
+    assert_eq!(nowhere.code, Some(3));
+    assert!(
+        nowhere
+            .errors
+            .starts_with("undertrace: process list is not readable: "),
+        "{}",
+        nowhere.errors
+    );
+    Ok(())
+}
+
+fn named_service(context: &Context, port: u16) -> Result<crate::harness::process::Program> {
+    service::python_in(
+        context,
+        None,
+        "threads.py",
+        port,
+        &[],
+        &[("OTEL_SERVICE_NAME", "shop")],
+    )
+}
+
+fn ask(port: u16) -> Result<()> {
+    for n in 0..REQUESTS {
+        let response = Connection::open(port)?.get(&format!("/r/{n}"))?;
+        assert_eq!(response.status, 200);
+    }
+    Ok(())
+}
+
+/// One span for each request, of the service with this process id, on the machine of this name.
+fn assert_whole(spans: &Spans, pid: u32, host: &str) {
+    assert_eq!(spans.len(), REQUESTS, "{}", spans.render());
+    for n in 0..REQUESTS {
+        let path = format!("/r/{n}");
+        let span = spans.filter(|span| span.path() == path && span.is_server());
+        let resource = &span.only().resource;
+        assert_eq!(resource["service.name"], "shop");
+        assert_eq!(resource["process.pid"], pid.to_string());
+        assert_eq!(resource["host.name"], host);
+    }
+}
