@@ -4,6 +4,7 @@
 //! expected value from what the agent prints.
 
 mod accounting;
+mod bad_input;
 mod causality;
 mod context;
 mod export;
@@ -89,6 +90,7 @@ pub(crate) fn all() -> impl Iterator<Item = &'static Scenario> {
         namespaces::SCENARIOS,
         export::SCENARIOS,
         safety::SCENARIOS,
+        bad_input::SCENARIOS,
         accounting::SCENARIOS,
         record::SCENARIOS,
     ]
