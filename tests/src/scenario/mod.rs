@@ -7,6 +7,7 @@ mod accounting;
 mod bad_input;
 mod causality;
 mod context;
+mod doctor;
 mod export;
 mod http1;
 mod http1_bodies;
@@ -91,6 +92,7 @@ pub(crate) fn all() -> impl Iterator<Item = &'static Scenario> {
         export::SCENARIOS,
         safety::SCENARIOS,
         bad_input::SCENARIOS,
+        doctor::SCENARIOS,
         accounting::SCENARIOS,
         record::SCENARIOS,
     ]

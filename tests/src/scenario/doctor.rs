@@ -1,0 +1,119 @@
+//! What `undertrace doctor` tells of a machine on which all is well, and of one that lacks something.
+
+use anyhow::{Context as _, Result, ensure};
+use serde_json::Value;
+
+use super::Scenario;
+use crate::harness::{Context, agent::run_to_end};
+
+pub(super) const SCENARIOS: &[Scenario] = &[
+    Scenario::core("safety_doctor_tries_everything", tries_everything),
+    Scenario::core("safety_doctor_says_what_is_missing", says_what_is_missing),
+];
+
+/// What all kernels of the matrix have.
+const FEATURES: [&str; 9] = [
+    "inet",
+    "inet6",
+    "unix",
+    "unix_connects",
+    "connects",
+    "accepts",
+    "processes",
+    "waits",
+    "live_positions",
+];
+
+/// Every feature works, without a reason why not, and by a hook that is in use; a call costs something.
+fn tries_everything(_context: &mut Context) -> Result<()> {
+    let text = run_to_end(&[], &["doctor"])?;
+    assert_eq!((text.code, text.errors.as_str()), (Some(0), ""), "{text:?}");
+    let ended = run_to_end(&[], &["doctor", "--json"])?;
+    assert_eq!(
+        (ended.code, ended.errors.as_str()),
+        (Some(0), ""),
+        "{ended:?}"
+    );
+    let report: Value = serde_json::from_str(&ended.output)?;
+    assert_eq!(
+        (&report["works"], &report["tried"]),
+        (&true.into(), &true.into()),
+        "{report:#}"
+    );
+    assert_eq!(report["error"], Value::Null);
+    let features = list(&report, "features")?;
+    let names: Vec<&Value> = features.iter().map(|feature| &feature["feature"]).collect();
+    assert_eq!(names, FEATURES, "{report:#}");
+    for feature in features {
+        let nothing = Value::Null;
+        assert_eq!(
+            (&feature["works"], &feature["reason"], &feature["loss"]),
+            (&true.into(), &nothing, &nothing),
+            "{feature:#}"
+        );
+        let title = feature["title"].as_str().context("a feature has a name")?;
+        assert!(text.output.contains(title), "{title}: {}", text.output);
+        let mut hooks = list(&report, "hooks")?.iter();
+        let used =
+            hooks.any(|hook| hook["feature"] == feature["feature"] && hook["state"] == "chosen");
+        assert!(used, "{report:#}");
+    }
+    for hook in list(&report, "hooks")? {
+        let chosen = hook["state"] == "chosen";
+        assert!(hook["program"].is_string(), "{hook:#}");
+        assert_eq!(hook["reason"].is_null(), chosen, "{hook:#}");
+    }
+    for state in ["detached", "not_traced", "traced"] {
+        for call in ["send_ns", "receive_ns"] {
+            let cost = report["cost"][state][call].as_u64();
+            assert!(cost.is_some_and(|ns| ns > 0), "{state} {call}: {report:#}");
+        }
+    }
+    assert!(
+        report["map_bytes"]
+            .as_u64()
+            .is_some_and(|bytes| bytes > 1 << 20),
+        "{report:#}"
+    );
+    for finding in list(&report, "machine")? {
+        let fine = finding["severity"] == "fine";
+        assert_eq!(finding["advice"] == "", fine, "{finding:#}");
+    }
+    Ok(())
+}
+
+/// Without type information nothing is tried, and it says what to do.
+fn says_what_is_missing(_context: &mut Context) -> Result<()> {
+    let hidden = "mount -t tmpfs none /sys/kernel/btf && exec \"$@\"";
+    let ended = run_to_end(
+        &["unshare", "--mount", "sh", "-c", hidden, "sh"],
+        &["doctor", "--json"],
+    )?;
+    assert_eq!(
+        (ended.code, ended.errors.as_str()),
+        (Some(3), ""),
+        "{ended:?}"
+    );
+    let report: Value = serde_json::from_str(&ended.output)?;
+    assert_eq!(
+        (&report["works"], &report["tried"], &report["cost"]),
+        (&false.into(), &false.into(), &Value::Null),
+        "{report:#}"
+    );
+    let error = report["error"].as_str().context("it says why")?;
+    assert!(error.starts_with("BTF is absent: "), "{error}");
+    let mut machine = list(&report, "machine")?.iter();
+    let finding = machine.find(|finding| finding["subject"] == "BTF");
+    let finding = finding.context("BTF is looked for")?;
+    assert_eq!(finding["severity"], "blocking");
+    assert_ne!(finding["advice"], "");
+    Ok(())
+}
+
+fn list<'a>(report: &'a Value, name: &str) -> Result<&'a Vec<Value>> {
+    let list = report[name]
+        .as_array()
+        .with_context(|| format!("no {name}"))?;
+    ensure!(!list.is_empty(), "{name} is empty");
+    Ok(list)
+}
