@@ -6,6 +6,8 @@
 mod chunked;
 mod head;
 mod parser;
+#[cfg(test)]
+mod tests;
 
 pub use self::head::{Framing, Method, RequestHead, ResponseHead};
 use super::{Parser, Protocol, Recognition, Side};

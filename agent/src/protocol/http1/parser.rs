@@ -71,6 +71,8 @@ struct Half {
     /// The head so far, when a chunk boundary cuts it.
     head: Vec<u8>,
     head_end: HeadEnd,
+    /// The end of the head's first line has not come.
+    in_first_line: bool,
 }
 
 impl Half {
@@ -86,6 +88,7 @@ impl Half {
             claim: None,
             head: Vec::new(),
             head_end: HeadEnd::new(),
+            in_first_line: true,
         }
     }
 
@@ -397,6 +400,7 @@ impl Http1Parser {
             half.start_ns = mark.time_ns;
             half.head.clear();
             half.head_end = HeadEnd::new();
+            half.in_first_line = true;
         }
         let first = half.head.is_empty();
         if first && let Some(length) = self.whole_head(side, mark, bytes, items) {
@@ -429,7 +433,9 @@ impl Http1Parser {
                     return bytes.len();
                 }
                 half.head.extend_from_slice(bytes);
-                if first && !plausible(side, &half.head) {
+                let judged = half.in_first_line;
+                half.in_first_line = judged && find_newline(bytes).is_none();
+                if judged && !plausible(side, &half.head) {
                     self.unrecognised(side, items);
                 }
                 bytes.len()
