@@ -4,8 +4,7 @@
 //! byte to the last. Everything is bounded, everything may be missing: processes end while they are read. Of a process's
 //! environment only the few variables that name a service are kept.
 //!
-//! The crate procfs reads whole files into structures of its own and knows no other root folder than `/proc`'s; a reader
-//! of the five files that matter, under any root, is what makes the rest testable.
+//! Only the five files that matter are read, under any root, so that tests need no `/proc`.
 
 use std::{
     fs::{self, File},
