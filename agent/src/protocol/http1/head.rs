@@ -253,7 +253,10 @@ fn length(bytes: &[u8], behind: &[u8]) -> u32 {
 pub(super) fn request_line(line: &[u8]) -> Option<(&[u8], &[u8], u8)> {
     let space = line.iter().position(|byte| *byte == b' ')?;
     let (method, rest) = line.split_at(space);
-    if method.is_empty() || !method.iter().all(|byte| is_token(*byte)) {
+    if method.is_empty()
+        || method.len() > super::METHOD_LIMIT
+        || !method.iter().all(|byte| is_token(*byte))
+    {
         return None;
     }
     let (rest, version) = rest.split_last_chunk::<9>()?;

@@ -36,6 +36,17 @@ fn gives_up_a_first_line_that_is_none_wherever_it_is_cut() {
     }
 }
 
+#[test]
+fn gives_up_a_method_of_more_than_32_bytes_wherever_it_is_cut() {
+    let text = format!("{} / HTTP/1.1\r\n\r\n", "A".repeat(33));
+    let whole = items(&[text.as_bytes()]);
+    assert_eq!(whole, [Item::NotThis]);
+    for cut in 1..text.len() {
+        let (first, second) = text.as_bytes().split_at(cut);
+        assert_eq!(items(&[first, second]), whole, "cut at {cut}");
+    }
+}
+
 /// What stands in requests, right and wrong.
 fn fragment() -> impl Strategy<Value = &'static str> {
     prop::sample::select(vec![
