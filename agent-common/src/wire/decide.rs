@@ -67,7 +67,7 @@ pub fn server(record: Option<Context>, header: Option<Context>) -> Inherited {
 
 /// Bits of a process's value in the map `RUNTIMES`: what its event loop does between two reads.
 pub mod event_loop {
-    /// It ends the callback of one read before it reads anything else, and nothing but reads begins one.
+    /// It ends the callback of one read before it reads anything else; callbacks of its timers are taken to make no calls.
     pub const IN_ORDER: u32 = 1;
     /// It runs callbacks that no read begins (timers, names looked up by other threads): what was read last says nothing.
     pub const DEFERS: u32 = 2;
