@@ -15,6 +15,7 @@ use crate::{
         sock::{self, AF_UNIX, IPPROTO_TCP, Identity},
         task,
     },
+    log,
     maps::{HEADS, PORTS, SOCKETS, count},
     scratch::{HeadKey, Scratch, State},
 };
@@ -231,6 +232,7 @@ pub(crate) fn store(sk: u64, socket: &Socket) -> bool {
     let stored = !faulty(fault::SOCKETS_FULL) && SOCKETS.insert(sk, socket, 0).is_ok();
     if !stored {
         count(Counter::SocketsFull);
+        log::ut_refused(log::CONNECTION, (task::pid_tgid() >> 32) as u32);
     }
     stored
 }

@@ -13,6 +13,7 @@ mod emit;
 pub mod globals;
 mod hook;
 mod kernel;
+mod log;
 mod maps;
 mod scratch;
 mod select;

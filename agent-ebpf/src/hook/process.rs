@@ -8,6 +8,7 @@ use crate::{
     conn, context, emit,
     globals::global,
     kernel::{field, task},
+    log,
     maps::THREADS,
     select,
 };
@@ -49,12 +50,15 @@ fn exec(task: u64) {
     // What was decided about the old program does not hold for the new one.
     select::forget(own);
     let parent: u64 = field::read(task, global!(O_TASK_STRUCT_REAL_PARENT));
-    emit::urgent(&Exec {
+    let reported = emit::urgent(&Exec {
         header: emit::header(Kind::Exec, size_of::<Exec>(), conn::now(), 0),
         process_start_ns: task::process_start(task),
         tgid: own,
         parent_tgid: tgid(parent),
     });
+    if !reported {
+        log::ut_refused(log::EXEC, own);
+    }
 }
 
 #[inline(always)]

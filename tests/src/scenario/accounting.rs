@@ -19,6 +19,10 @@ pub(super) const SCENARIOS: &[Scenario] = &[
     Scenario::core("accounting_ring_full", ring_full),
     Scenario::full("accounting_slow_reader", slow_reader),
     Scenario::full("accounting_sockets_full", sockets_full),
+    Scenario::core(
+        "accounting_programs_say_what_they_refuse",
+        programs_say_what_they_refuse,
+    ),
     Scenario::full("accounting_threads_full", threads_full),
     Scenario::full("accounting_heads_full", heads_full),
     Scenario::full("accounting_handovers_full", handovers_full),
@@ -130,6 +134,44 @@ fn sockets_full(context: &mut Context) -> Result<()> {
     let (statistics, spans) = with_fault(context, "sockets-full", |port| requests(port, 3, 5))?;
     assert!(statistics.get("sockets_full") > 0, "{statistics}");
     assert_only_requests(&spans, 30);
+    Ok(())
+}
+
+/// With a log at debug the programs name the process whose connections they do not follow; without it they say nothing.
+fn programs_say_what_they_refuse(context: &mut Context) -> Result<()> {
+    for wanted in [true, false] {
+        let port = context.port();
+        let python = service::python(context, "threads.py", port, &[])?;
+        let agent = Setup::bare()
+            .port(port)
+            .env(
+                "UNDERTRACE_LOG",
+                if wanted {
+                    "info,undertrace::kernel=debug"
+                } else {
+                    "info"
+                },
+            )
+            .arg("--fault")
+            .arg("sockets-full")
+            .start(context)?;
+        assert!(!agent.output().contains("not traced"), "{}", agent.output());
+        requests(port, 3, 1)?;
+        let sentence = format!(
+            "no room in SOCKETS: a connection of process {} is not followed",
+            python.pid()
+        );
+        if wanted {
+            wait_for(
+                || format!("{sentence}\n{}", agent.output()),
+                PATIENCE,
+                || (agent.output().matches(&sentence).count() >= 3).then_some(()),
+            )?;
+        } else {
+            assert!(!agent.output().contains("SOCKETS"), "{}", agent.output());
+        }
+        assert!(agent.stop()?.get("sockets_full") > 0);
+    }
     Ok(())
 }
 
