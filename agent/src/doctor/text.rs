@@ -1,6 +1,6 @@
 //! The report as a person reads it: aligned, what is wrong with its reason and its next step, the verdict last.
 //!
-//! Input: a [`Report`]. Output: text of at most some 110 columns, without colours.
+//! Input: a [`Report`]. Output: text of at most 100 columns, without colours.
 
 use std::io::{self, Write};
 
@@ -9,6 +9,8 @@ use crate::{kernel::features::Severity, probe::plan::State};
 
 /// Columns before the second column of a table.
 const LABEL: usize = 22;
+/// Columns before running text: margin, mark and label.
+const INDENT: usize = 2 + 8 + 1 + LABEL + 1;
 /// Columns of running text.
 const WIDTH: usize = 100;
 
@@ -60,17 +62,17 @@ fn features(report: &Report, out: &mut impl Write) -> io::Result<()> {
             (true, false) => "fits",
             (false, _) => "OFF",
         };
-        let loss = feature.loss.unwrap_or_default();
-        writeln!(
-            out,
-            "  {mark:<8} {:<LABEL$} {}",
-            feature.title,
-            if feature.works {
-                used(feature, &report.hooks)
-            } else {
-                loss.to_owned()
-            }
-        )?;
+        let text = if feature.works {
+            used(feature, &report.hooks)
+        } else {
+            feature.loss.unwrap_or_default().to_owned()
+        };
+        let mut lines = wrapped(&text).into_iter();
+        let first = lines.next().unwrap_or_default();
+        writeln!(out, "  {mark:<8} {:<LABEL$} {first}", feature.title)?;
+        for line in lines {
+            writeln!(out, "{:INDENT$}{line}", "")?;
+        }
         if let Some(reason) = &feature.reason {
             indented(reason, out)?;
         }
@@ -107,42 +109,60 @@ fn write_cost(cost: &Cost, map_bytes: u64, out: &mut impl Write) -> io::Result<(
     writeln!(
         out,
         "  {:<8} {:>14} {:>14} {:>14} {:>14}",
-        "", "without", "not traced", "traced", "difference"
+        "", "detached", "not traced", "traced", "traced adds"
     )?;
     writeln!(out, "{}", row("send", |calls| calls.send_ns))?;
     writeln!(out, "{}", row("receive", |calls| calls.receive_ns))?;
     let megabytes = map_bytes as f64 / f64::from(1 << 20);
-    writeln!(out, "  Memory of the kernel's tables: {megabytes:.1} MiB")
+    writeln!(out, "  Memory of all maps: {megabytes:.1} MiB")
 }
 
 fn verdict(report: &Report, out: &mut impl Write) -> io::Result<()> {
+    if let Some(error) = &report.error {
+        return writeln!(out, "\nundertrace cannot trace here: {error}");
+    }
     let off = report.features.iter().filter(|feature| !feature.works);
-    match (&report.error, off.count()) {
-        (Some(error), _) => writeln!(out, "\nundertrace cannot trace here: {error}"),
-        (None, 0) => writeln!(out, "\nEverything works here."),
-        (None, off) => writeln!(
+    let limits = report
+        .machine
+        .iter()
+        .filter(|finding| finding.severity != Severity::Fine);
+    let (off, limits, features) = (off.count(), limits.count(), report.features.len());
+    let limited = match limits {
+        0 => String::new(),
+        1 => ", with the limit named above".to_owned(),
+        many => format!(", with the {many} limits named above"),
+    };
+    match off {
+        0 if limits == 0 => writeln!(out, "\nEverything works here."),
+        0 => writeln!(out, "\nEvery feature works here{limited}."),
+        off => writeln!(
             out,
-            "\nundertrace works here, without {off} of {} features.",
-            report.features.len()
+            "\nundertrace works here, without {off} of {features} features{limited}."
         ),
     }
 }
 
 /// Running text under the second column.
 fn indented(text: &str, out: &mut impl Write) -> io::Result<()> {
-    let indent = " ".repeat(2 + 8 + 1 + LABEL + 1);
-    let mut line = String::new();
-    for word in text.split_whitespace() {
-        if !line.is_empty() && indent.len() + line.len() + 1 + word.len() > WIDTH {
-            writeln!(out, "{indent}{line}")?;
-            line.clear();
-        }
-        if !line.is_empty() {
-            line.push(' ');
-        }
-        line.push_str(word);
+    for line in wrapped(text) {
+        writeln!(out, "{:INDENT$}{line}", "")?;
     }
-    writeln!(out, "{indent}{line}")
+    Ok(())
+}
+
+/// Lines that fit behind the second column.
+fn wrapped(text: &str) -> Vec<String> {
+    let mut lines: Vec<String> = Vec::new();
+    for word in text.split_whitespace() {
+        match lines.last_mut() {
+            Some(line) if INDENT + line.len() + 1 + word.len() <= WIDTH => {
+                line.push(' ');
+                line.push_str(word);
+            }
+            _ => lines.push(word.to_owned()),
+        }
+    }
+    lines
 }
 
 /// `12,345 ns`.
@@ -196,7 +216,7 @@ mod tests {
                     advice: "",
                 },
                 Finding {
-                    subject: "CAP_NET_ADMIN",
+                    subject: "CAP_SYS_PTRACE",
                     value: "missing".to_owned(),
                     severity: Severity::Limited,
                     advice: "run as root",
@@ -258,7 +278,7 @@ undertrace 1.2.3 doctor
 
 This machine
   ok       BTF                    present
-  limited  CAP_NET_ADMIN          missing
+  limited  CAP_SYS_PTRACE         missing
                                   run as root
 
 What is used (every program was loaded and attached for a moment)
@@ -268,14 +288,34 @@ What is used (every program was loaded and attached for a moment)
                                   unix_stream_sendmsg
 
 Cost of one call (median of 2000 on loopback, an HTTP request and its response)
-                  without     not traced         traced     difference
+                 detached     not traced         traced    traced adds
   send           1,234 ns       1,300 ns       2,234 ns      +1,000 ns
   receive          400 ns         410 ns         399 ns          -1 ns
-  Memory of the kernel's tables: 2.5 MiB
+  Memory of all maps: 2.5 MiB
 
-undertrace works here, without 1 of 2 features.
+undertrace works here, without 1 of 2 features, with the limit named above.
 ";
         assert_eq!(written(&report()), expected);
+    }
+
+    #[test]
+    fn does_not_call_a_limited_machine_everything() {
+        let mut report = report();
+        report.features.truncate(1);
+        let last = |report: &Report| written(report).lines().last().map(str::to_owned);
+        let limited = "Every feature works here, with the limit named above.";
+        assert_eq!(last(&report).as_deref(), Some(limited));
+        report.machine.truncate(1);
+        assert_eq!(last(&report).as_deref(), Some("Everything works here."));
+    }
+
+    #[test]
+    fn breaks_long_lists_of_hooks() {
+        let mut report = report();
+        let hook = report.hooks[0].clone();
+        report.hooks.extend(vec![hook; 9]);
+        let text = written(&report);
+        assert!(text.lines().all(|line| line.len() <= WIDTH), "{text}");
     }
 
     #[test]

@@ -24,11 +24,11 @@ pub struct Quirk {
     pub from: Version,
     /// First upstream version that is known not to have it.
     pub until: Version,
-    /// What the agent does about it.
+    /// What follows from it for the agent.
     pub consequence: &'static str,
 }
 
-const FIONREAD: &str = "headers are not injected: nginx, Java and .NET would stall or lose bytes";
+const FIONREAD: &str = "FIONREAD is wrong in a sockhash; not used here";
 
 /// Every defect that is known, by series.
 ///

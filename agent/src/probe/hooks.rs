@@ -35,7 +35,7 @@ impl std::fmt::Display for Attach {
             Self::Entry(function) => write!(to, "fentry {function}"),
             Self::Exit(function) => write!(to, "fexit {function}"),
             Self::Tracepoint(name) => write!(to, "tp_btf {name}"),
-            Self::Run => to.write_str("run by the agent"),
+            Self::Run => to.write_str("attached nowhere, run by the agent"),
         }
     }
 }

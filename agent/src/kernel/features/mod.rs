@@ -30,8 +30,6 @@ const MAX_FILE_BYTES: u64 = 1 << 20;
 pub enum Capability {
     /// Reading files of other users.
     DacReadSearch = 2,
-    /// Altering sockets and routes.
-    NetAdmin = 12,
     /// Looking into processes of other users.
     SysPtrace = 19,
     /// All of the others before they were split off.
@@ -280,7 +278,7 @@ mod tests {
     #[test]
     fn takes_sys_admin_for_the_capabilities_that_were_split_from_it() {
         assert!(capable(&[21]).allow(Capability::Bpf) && capable(&[21]).allow(Capability::Perfmon));
-        assert!(!capable(&[21]).allow(Capability::NetAdmin));
+        assert!(!capable(&[21]).allow(Capability::SysPtrace));
         assert!(
             capable(&[38, 39]).allow(Capability::Bpf) && !capable(&[38]).allow(Capability::Bpf)
         );
