@@ -1,0 +1,147 @@
+//! A complete head: the message is noted and decided, and its direction enters the phase that follows.
+
+use agent_common::{
+    abi::{Counter, Direction, SlotKind},
+    wire::http1::{self, Framing, Phase},
+};
+
+use super::step::lose;
+use crate::{
+    conn::{self, Socket, request_flags},
+    context, decide, emit,
+    maps::count,
+    scratch::{self, Work},
+};
+
+/// Messages of one segment that are decided.
+const DECISIONS: u32 = 8;
+
+/// A head is complete: notes the message, decides, and enters the phase that follows. Returns 0 when nothing more of the segment is looked at.
+///
+/// A global function: the verifier checks it once.
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub extern "C" fn ut_complete(level: u32) -> u32 {
+    let Some(scratch) = scratch::get(level) else {
+        return 0;
+    };
+    let work = &mut scratch.work;
+    let Some(socket) = conn::find(work.sk) else {
+        return 0;
+    };
+    let direction = (work.direction & 1) as usize;
+    u32::from(complete(work, socket, direction))
+}
+
+#[inline(always)]
+fn complete(work: &mut Work, socket: &mut Socket, direction: usize) -> bool {
+    let end = work.position.wrapping_add(u64::from(work.cursor));
+    let is_request = http1::is_request(&work.head);
+    let receive = work.direction == Direction::Receive as u32;
+    let start = work.message_start;
+    if start >= work.position.wrapping_add(u64::from(work.block_offset)) && work.head_length == 0 {
+        work.head_length = (end - start) as u32;
+    }
+    if work.repeated != 0 && socket.streams[direction].head_end == end {
+        // Offered again, because it was not accepted: the same message, the same decision.
+        work.repeated = 0;
+        if is_request && socket.request.decision.position == start {
+            work.decision = socket.request.decision;
+            place_decision(work);
+        }
+        return socket.streams[direction].phase == Phase::Body as u8;
+    }
+    work.repeated = 0;
+    let framing = if is_request {
+        http1::request_framing(&work.head)
+    } else {
+        http1::response_framing(&work.head, socket.pending.first())
+    };
+    {
+        let stream = &mut socket.streams[direction];
+        stream.message_start = start;
+        stream.head_end = end;
+        stream.message_end = end;
+        stream.tries = 0;
+    }
+    if is_request {
+        if !socket.pending.push(work.head.method) || work.decisions >= DECISIONS {
+            count(Counter::DecisionsBeyondLimit);
+            lose(&mut socket.streams[direction]);
+            return false;
+        }
+        if receive {
+            decide::server(work, socket);
+        } else {
+            decide::client(work, socket);
+        }
+        place_decision(work);
+    } else {
+        let interim = matches!(framing, Framing::Interim);
+        if !interim {
+            socket.pending.pop();
+        }
+        if receive {
+            decide::read(work, socket, true);
+        }
+        work.decisions = work.decisions.wrapping_add(1);
+    }
+    let phase = match framing {
+        Framing::Length => {
+            let length = work.head.content_length;
+            let stream = &mut socket.streams[direction];
+            stream.message_end = end.wrapping_add(length);
+            Phase::Body
+        }
+        Framing::Nothing => Phase::Body,
+        Framing::Interim => Phase::Body,
+        Framing::Chunked => Phase::Chunked,
+        Framing::UntilClose => Phase::UntilClose,
+        Framing::Unknown => Phase::Turn,
+        Framing::Upgrade => {
+            let other = &mut socket.streams[direction ^ 1];
+            other.phase = Phase::Opaque as u8;
+            other.detected = 1;
+            socket.streams[direction].detected = 1;
+            Phase::Opaque
+        }
+    };
+    socket.streams[direction].phase = phase as u8;
+    if matches!(framing, Framing::Upgrade) {
+        finish_request(work.sk, socket);
+        return false;
+    }
+    let offered = work.position.wrapping_add(u64::from(work.length));
+    if !is_request && !receive && !matches!(framing, Framing::Interim) {
+        let over = matches!(framing, Framing::Length | Framing::Nothing)
+            && socket.streams[direction].message_end <= offered;
+        if over {
+            finish_request(work.sk, socket);
+        }
+    }
+    matches!(
+        framing,
+        Framing::Length | Framing::Nothing | Framing::Interim
+    )
+}
+
+/// The response to the oldest request is complete: the request is over when no other waits.
+#[inline(always)]
+pub(super) fn finish_request(sk: u64, socket: &mut Socket) {
+    if socket.request.flags & request_flags::OPEN != 0 && socket.pending.count() == 0 {
+        context::close(sk, socket);
+    }
+}
+
+/// Puts a decision into the slot of the record under construction, or writes it as a record of its own.
+#[inline(always)]
+fn place_decision(work: &mut Work) {
+    work.decisions = work.decisions.wrapping_add(1);
+    let record = work.position.wrapping_add(u64::from(work.block_offset));
+    if work.message_start == record {
+        work.slot = SlotKind::Decision as u32;
+        work.slot_decision = work.decision;
+        return;
+    }
+    emit::decision(work);
+}

@@ -1,0 +1,172 @@
+//! What a send or receive means, and what of it is shipped.
+//!
+//! Input: the run's [`Work`] and the connection's streams. Output: `Segment` records, decisions by [`crate::decide`], the phases of both directions.
+//! The bytes are looked at by [`agent_common::wire::scan`] alone.
+//!
+//! [`step`] deals with one message of a segment, or one block of one; [`lines`] runs the scanner, [`head`] acts on a complete head, [`unfinished`]
+//! keeps one that a segment boundary cuts. [`block`] reads bytes of the process, [`ship`] writes the records.
+
+mod block;
+mod head;
+mod lines;
+mod ship;
+mod step;
+mod unfinished;
+
+use agent_common::{
+    abi::{Direction, PolicyKind, Role, SlotKind, segment_flags},
+    wire::http1::{self, Phase},
+};
+
+pub(crate) use self::block::begins_response;
+use self::{
+    block::{keep_tail, place},
+    head::{finish_request, ut_complete},
+    ship::{finish_block, ut_snapshot},
+    step::{COMPLETE, DONE, FRESH, ut_step},
+};
+use crate::{
+    conn::{self, Socket, flags, ut_first_seen},
+    decide,
+    kernel::sock::{IPPROTO_MPTCP, Identity},
+    scratch::{self, Work},
+};
+
+/// Blocks and messages of one segment that are looked at.
+const STEPS: u32 = 20;
+
+/// Handles the send or receive that the level's [`Work`] describes.
+///
+/// A global function: the verifier checks it once.
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub extern "C" fn ut_segment(level: u32) -> u32 {
+    let Some(scratch) = scratch::get(level) else {
+        return 0;
+    };
+    let work = &mut scratch.work;
+    place(level, work);
+    let mut found = conn::find(work.sk);
+    if let Some(socket) = &mut found
+        && socket.has(flags::ADDRESS_LATE)
+    {
+        conn::learn_address(socket, work.identity);
+        conn::open(socket, work.sk, work.time_ns);
+    }
+    if let Some(socket) = &found
+        && socket.identity != work.identity
+    {
+        // The sock was freed without our hook and is another connection now.
+        conn::close(work.sk, agent_common::abi::CloseReason::Closed);
+        found = None;
+    }
+    let socket = match found {
+        Some(socket) => socket,
+        None => {
+            if ut_first_seen(level) == 0 {
+                return 0;
+            }
+            let Some(socket) = conn::find(work.sk) else {
+                return 0;
+            };
+            conn::open(socket, work.sk, work.time_ns);
+            socket
+        }
+    };
+    observe(work, socket);
+    if socket.policy == PolicyKind::Ignore as u8 {
+        return 0;
+    }
+    let receive = work.direction == Direction::Receive as u32;
+    let turn = u32::from(socket.last_direction) != work.direction;
+    socket.last_direction = work.direction as u8;
+    work.finished = 0;
+    work.wants_snapshot = 0;
+    follow(level, work, turn);
+    socket.dropped = work.dropped;
+    let direction = (work.direction & 1) as usize;
+    let phase = socket.streams[direction].phase;
+    if phase == Phase::Chunked as u8 || phase == Phase::Turn as u8 {
+        keep_tail(level, work, &raw mut socket.streams[direction]);
+        if !receive
+            && phase == Phase::Chunked as u8
+            && http1::ends_chunked(socket.streams[direction].state.tail[1])
+        {
+            work.finished = 1;
+        }
+    }
+    if work.finished != 0 && socket.role == Role::Server as u8 {
+        finish_request(work.sk, socket);
+    }
+    if receive && work.decisions == 0 {
+        decide::read(work, socket, true);
+    }
+    0
+}
+
+/// Brings the connection's positions up to date, and notes in `work` where the segment lies and what both streams had seen.
+#[inline(always)]
+fn observe(work: &mut Work, socket: &mut Socket) {
+    work.connection = socket.connection;
+    work.dropped = socket.dropped;
+    work.policy = u32::from(socket.policy);
+    let receive = work.direction == Direction::Receive as u32;
+    let length = u64::from(work.length);
+    if socket.has(flags::COUNTED) {
+        work.flags |= segment_flags::COUNTED;
+    } else {
+        let read = if receive { work.length } else { 0 };
+        conn::unwrap(
+            socket,
+            work.sk,
+            work.write_seq,
+            work.copied_seq.wrapping_sub(read),
+        );
+    }
+    let [received, sent] = &mut socket.streams;
+    let (own, peer) = if receive {
+        (received, sent)
+    } else {
+        (sent, received)
+    };
+    work.position = own.state.position;
+    work.own = conn::state_of(own);
+    work.peer = conn::state_of(peer);
+    own.state.last_time_ns = work.time_ns;
+    let counts_asked = Identity::from_word(work.identity).protocol == IPPROTO_MPTCP;
+    if receive || counts_asked {
+        own.state.position = own.state.position.wrapping_add(length);
+    }
+}
+
+/// The loop over the messages of a segment.
+#[inline(always)]
+fn follow(level: u32, work: *mut Work, turn: bool) {
+    let work = scratch::borrow(work);
+    work.cursor = 0;
+    work.block_offset = 0;
+    work.block_length = 0;
+    work.unreadable = 0;
+    work.decisions = 0;
+    work.repeated = 0;
+    work.slot = SlotKind::None as u32;
+    work.head_length = 0;
+    work.record_flags = 0;
+    work.continued = FRESH;
+    work.ship = 0;
+    work.turn = u32::from(turn);
+    for _ in 0..STEPS {
+        // Called from here and not from within the step: the kernel adds up the stacks of all nested calls.
+        let mut result = ut_step(level);
+        if result == COMPLETE {
+            result = ut_complete(level);
+        }
+        if result == DONE {
+            break;
+        }
+    }
+    if work.wants_snapshot != 0 {
+        ut_snapshot(level);
+    }
+    finish_block(level, work);
+}
