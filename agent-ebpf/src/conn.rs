@@ -433,6 +433,16 @@ pub(crate) fn unwrap(socket: &mut Socket, sk: u64, write_seq: u32, copied_seq: u
     *read = read.wrapping_add(delta);
 }
 
+/// Whether all that was read of the connection is accounted for.
+#[inline(always)]
+pub(crate) fn has_read(sk: u64) -> bool {
+    let Some(socket) = find(sk) else {
+        return false;
+    };
+    let read = socket.streams[Direction::Receive as usize].state.position as u32;
+    !socket.has(flags::COUNTED) && sock::copied_seq(sk) == socket.receive_base.wrapping_add(read)
+}
+
 /// From a 64-bit position to the nearest one with the low 32 bits of `sequence - base`.
 #[inline(always)]
 fn distance(position: u64, base: u32, sequence: u32) -> u64 {

@@ -34,6 +34,10 @@ pub static N_ARGS_ACCEPT: u32 = 4;
 #[unsafe(no_mangle)]
 pub static TYPED_TASK: u32 = 0;
 
+/// 1: the kernel may let another task run while a program is at work, see [`crate::spare`].
+#[unsafe(no_mangle)]
+pub static PREEMPTIBLE: u32 = 0;
+
 /// Losses that tests force: bits of [`fault`].
 #[unsafe(no_mangle)]
 pub static FAULT: u32 = 0;

@@ -17,6 +17,7 @@ mod log;
 mod maps;
 mod scratch;
 mod select;
+mod spare;
 
 #[panic_handler]
 fn panic(_info: &core::panic::PanicInfo<'_>) -> ! {

@@ -57,6 +57,10 @@ pub(crate) static RUNTIMES: HashMap<u32, u32> = HashMap::with_max_entries(RUNTIM
 pub(crate) static LIVE: Array<LiveRequest> = Array::with_max_entries(LIVE_BATCH, 0);
 #[map]
 pub(crate) static COUNTERS: PerCpuArray<u64> = PerCpuArray::with_max_entries(Counter::CAPACITY, 0);
+/// 1 while a task is inside the first program of a hook, see [`crate::spare`].
+#[map]
+pub(crate) static INSIDE: PerCpuArray<u64> =
+    PerCpuArray::with_max_entries(crate::spare::Post::Count as u32, 0);
 #[map]
 pub(crate) static SCRATCH: PerCpuArray<Scratch> =
     PerCpuArray::with_max_entries(crate::scratch::LEVELS, 0);

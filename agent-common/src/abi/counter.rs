@@ -69,6 +69,8 @@ counters! {
     Segments = 22, "segments";
     /// Decisions written, inlined or as records of their own.
     Decisions = 23, "decisions";
+    /// Runs in place of a program that the kernel skipped because another task was inside it on the same CPU.
+    ProgramsStoodIn = 24, "programs_stood_in";
 }
 
 impl Counter {

@@ -17,6 +17,7 @@ use crate::{
         task,
     },
     scratch, select,
+    spare::{self, Post},
 };
 
 pub(super) const MSG_OOB: u32 = 1;
@@ -27,84 +28,167 @@ const MSG_ERRQUEUE: u32 = 0x2000;
 // since Linux 2.6
 #[fentry(function = "inet_sendmsg")]
 pub fn inet_sendmsg_enter(ctx: FEntryContext) -> i32 {
-    send(ctx.arg(0), ctx.arg(1), ctx.arg(2));
+    if let Some(call) = Call::send(&ctx) {
+        first(Post::InetSend, &call);
+    }
     0
 }
 
 #[fentry(function = "inet6_sendmsg")]
 pub fn inet6_sendmsg_enter(ctx: FEntryContext) -> i32 {
-    send(ctx.arg(0), ctx.arg(1), ctx.arg(2));
+    if let Some(call) = Call::send(&ctx) {
+        first(Post::Inet6Send, &call);
+    }
     0
 }
 
 #[fexit(function = "inet_recvmsg")]
 pub fn inet_recvmsg_exit(ctx: FExitContext) -> i32 {
-    receive(ctx.arg(0), ctx.arg(1), ctx.arg(3), ctx.arg(4));
+    if let Some(call) = Call::receive(&ctx) {
+        first(Post::InetReceive, &call);
+    }
     0
 }
 
 #[fexit(function = "inet6_recvmsg")]
 pub fn inet6_recvmsg_exit(ctx: FExitContext) -> i32 {
-    receive(ctx.arg(0), ctx.arg(1), ctx.arg(3), ctx.arg(4));
+    if let Some(call) = Call::receive(&ctx) {
+        first(Post::Inet6Receive, &call);
+    }
     0
 }
 
-#[inline(always)]
-fn send(socket: *const u8, message: *const u8, size: u64) {
-    let pid_tgid = task::pid_tgid();
-    if !select::is_selected(pid_tgid) || size == 0 {
-        return;
-    }
-    handle(socket, message, pid_tgid, size as u32, Direction::Send, 0);
-}
-
-#[inline(always)]
-fn receive(socket: *const u8, message: *const u8, flags: u32, result: i32) {
-    let pid_tgid = task::pid_tgid();
-    if result <= 0
-        || flags & (MSG_PEEK | MSG_OOB | MSG_ERRQUEUE) != 0
-        || !select::is_selected(pid_tgid)
+#[fentry(function = "inet_sendmsg")]
+pub fn inet_sendmsg_spare(ctx: FEntryContext) -> i32 {
+    if spare::skipped(Post::InetSend)
+        && let Some(call) = Call::send(&ctx)
     {
-        return;
+        call.handle();
     }
-    let truncated = if flags & MSG_TRUNC != 0 {
-        segment_flags::TRUNCATED | segment_flags::NO_PAYLOAD
-    } else {
-        0
-    };
-    handle(
-        socket,
-        message,
-        pid_tgid,
-        result as u32,
-        Direction::Receive,
-        truncated,
-    );
+    0
 }
 
-#[inline(always)]
-fn handle(
+#[fentry(function = "inet6_sendmsg")]
+pub fn inet6_sendmsg_spare(ctx: FEntryContext) -> i32 {
+    if spare::skipped(Post::Inet6Send)
+        && let Some(call) = Call::send(&ctx)
+    {
+        call.handle();
+    }
+    0
+}
+
+#[fexit(function = "inet_recvmsg")]
+pub fn inet_recvmsg_spare(ctx: FExitContext) -> i32 {
+    if spare::skipped(Post::InetReceive)
+        && let Some(call) = Call::receive(&ctx)
+    {
+        call.handle_unseen();
+    }
+    0
+}
+
+#[fexit(function = "inet6_recvmsg")]
+pub fn inet6_recvmsg_spare(ctx: FExitContext) -> i32 {
+    if spare::skipped(Post::Inet6Receive)
+        && let Some(call) = Call::receive(&ctx)
+    {
+        call.handle_unseen();
+    }
+    0
+}
+
+/// A send or receive by a selected process.
+struct Call {
     socket: *const u8,
     message: *const u8,
     pid_tgid: u64,
     length: u32,
     direction: Direction,
     segment_flags: u32,
-) {
-    let sk: *const u8 = field::load(socket, global!(O_SOCKET_SK));
-    let identity = sock::identity(sk);
-    if identity.protocol != IPPROTO_TCP && identity.protocol != IPPROTO_MPTCP {
-        return;
+}
+
+impl Call {
+    #[inline(always)]
+    fn send(ctx: &FEntryContext) -> Option<Self> {
+        let size: u64 = ctx.arg(2);
+        let pid_tgid = task::pid_tgid();
+        if !select::is_selected(pid_tgid) || size == 0 {
+            return None;
+        }
+        Some(Self {
+            socket: ctx.arg(0),
+            message: ctx.arg(1),
+            pid_tgid,
+            length: size as u32,
+            direction: Direction::Send,
+            segment_flags: 0,
+        })
     }
-    run(
-        sk,
-        identity,
-        message,
-        pid_tgid,
-        length,
-        direction,
-        segment_flags,
-    );
+
+    #[inline(always)]
+    fn receive(ctx: &FExitContext) -> Option<Self> {
+        let (flags, result): (u32, i32) = (ctx.arg(3), ctx.arg(4));
+        let pid_tgid = task::pid_tgid();
+        if result <= 0
+            || flags & (MSG_PEEK | MSG_OOB | MSG_ERRQUEUE) != 0
+            || !select::is_selected(pid_tgid)
+        {
+            return None;
+        }
+        let truncated = if flags & MSG_TRUNC != 0 {
+            segment_flags::TRUNCATED | segment_flags::NO_PAYLOAD
+        } else {
+            0
+        };
+        Some(Self {
+            socket: ctx.arg(0),
+            message: ctx.arg(1),
+            pid_tgid,
+            length: result as u32,
+            direction: Direction::Receive,
+            segment_flags: truncated,
+        })
+    }
+
+    #[inline(always)]
+    fn sk(&self) -> *const u8 {
+        field::load(self.socket, global!(O_SOCKET_SK))
+    }
+
+    #[inline(always)]
+    fn handle(&self) {
+        let sk = self.sk();
+        let identity = sock::identity(sk);
+        if identity.protocol != IPPROTO_TCP && identity.protocol != IPPROTO_MPTCP {
+            return;
+        }
+        run(
+            sk,
+            identity,
+            self.message,
+            self.pid_tgid,
+            self.length,
+            self.direction,
+            self.segment_flags,
+        );
+    }
+
+    /// As [`Call::handle`], for a receive that may have been dealt with.
+    #[inline(always)]
+    fn handle_unseen(&self) {
+        let sk = self.sk() as u64;
+        if !conn::has_read(sk) {
+            self.handle();
+        }
+    }
+}
+
+#[inline(always)]
+fn first(post: Post, call: &Call) {
+    spare::enter(post);
+    call.handle();
+    spare::leave(post);
 }
 
 /// Describes a send or receive in scratch and hands it on.

@@ -22,53 +22,63 @@ use crate::{
         task,
     },
     scratch, select,
+    spare::{self, Post},
 };
 
 #[fentry(function = "unix_stream_sendmsg")]
 pub fn unix_stream_sendmsg_enter(ctx: FEntryContext) -> i32 {
-    let size: u64 = ctx.arg(2);
-    let pid_tgid = task::pid_tgid();
-    if size != 0 && select::is_selected(pid_tgid) {
-        let socket: *const u8 = ctx.arg(0);
-        run(
-            field::load(socket, global!(O_SOCKET_SK)),
-            IDENTITY,
-            ctx.arg(1),
-            pid_tgid,
-            size as u32,
-            Direction::Send,
-            0,
-        );
+    if let Some(pid_tgid) = sends(&ctx) {
+        spare::enter(Post::UnixSend);
+        send(&ctx, pid_tgid);
+        spare::leave(Post::UnixSend);
+    }
+    0
+}
+
+#[fentry(function = "unix_stream_sendmsg")]
+pub fn unix_stream_sendmsg_spare(ctx: FEntryContext) -> i32 {
+    if spare::skipped(Post::UnixSend)
+        && let Some(pid_tgid) = sends(&ctx)
+    {
+        send(&ctx, pid_tgid);
     }
     0
 }
 
 #[fexit(function = "unix_stream_sendmsg")]
 pub fn unix_stream_sendmsg_exit(ctx: FExitContext) -> i32 {
-    let result: i32 = ctx.arg(3);
-    if result > 0 && select::is_selected(task::pid_tgid()) {
-        let socket: *const u8 = ctx.arg(0);
-        let sk: *const u8 = field::load(socket, global!(O_SOCKET_SK));
-        accepted(sk as u64, result as u64);
+    if has_sent(&ctx) {
+        spare::enter(Post::UnixSent);
+        accepted(&ctx);
+        spare::leave(Post::UnixSent);
+    }
+    0
+}
+
+#[fexit(function = "unix_stream_sendmsg")]
+pub fn unix_stream_sendmsg_exit_spare(ctx: FExitContext) -> i32 {
+    if spare::skipped(Post::UnixSent) && has_sent(&ctx) {
+        accepted(&ctx);
     }
     0
 }
 
 #[fexit(function = "unix_stream_recvmsg")]
 pub fn unix_stream_recvmsg_exit(ctx: FExitContext) -> i32 {
-    let (flags, result): (u32, i32) = (ctx.arg(3), ctx.arg(4));
-    let pid_tgid = task::pid_tgid();
-    if result > 0 && flags & (MSG_PEEK | MSG_OOB) == 0 && select::is_selected(pid_tgid) {
-        let socket: *const u8 = ctx.arg(0);
-        run(
-            field::load(socket, global!(O_SOCKET_SK)),
-            IDENTITY,
-            ctx.arg(1),
-            pid_tgid,
-            result as u32,
-            Direction::Receive,
-            0,
-        );
+    if let Some(pid_tgid) = has_read(&ctx) {
+        spare::enter(Post::UnixReceive);
+        receive(&ctx, pid_tgid);
+        spare::leave(Post::UnixReceive);
+    }
+    0
+}
+
+#[fexit(function = "unix_stream_recvmsg")]
+pub fn unix_stream_recvmsg_spare(ctx: FExitContext) -> i32 {
+    if spare::skipped(Post::UnixReceive)
+        && let Some(pid_tgid) = has_read(&ctx)
+    {
+        receive(&ctx, pid_tgid);
     }
     0
 }
@@ -88,6 +98,62 @@ pub fn unix_stream_connect_exit(ctx: FExitContext) -> i32 {
 pub fn unix_release_sock_enter(ctx: FEntryContext) -> i32 {
     conn::close(ctx.arg(0), CloseReason::Closed);
     0
+}
+
+/// The sender, when it is traced.
+#[inline(always)]
+fn sends(ctx: &FEntryContext) -> Option<u64> {
+    let size: u64 = ctx.arg(2);
+    let pid_tgid = task::pid_tgid();
+    (size != 0 && select::is_selected(pid_tgid)).then_some(pid_tgid)
+}
+
+#[inline(always)]
+fn send(ctx: &FEntryContext, pid_tgid: u64) {
+    let size: u64 = ctx.arg(2);
+    run(
+        sk(ctx.arg(0)),
+        IDENTITY,
+        ctx.arg(1),
+        pid_tgid,
+        size as u32,
+        Direction::Send,
+        0,
+    );
+}
+
+/// The reader, when it is traced and has got something.
+#[inline(always)]
+fn has_read(ctx: &FExitContext) -> Option<u64> {
+    let (flags, result): (u32, i32) = (ctx.arg(3), ctx.arg(4));
+    let pid_tgid = task::pid_tgid();
+    (result > 0 && flags & (MSG_PEEK | MSG_OOB) == 0 && select::is_selected(pid_tgid))
+        .then_some(pid_tgid)
+}
+
+#[inline(always)]
+fn receive(ctx: &FExitContext, pid_tgid: u64) {
+    let result: i32 = ctx.arg(4);
+    run(
+        sk(ctx.arg(0)),
+        IDENTITY,
+        ctx.arg(1),
+        pid_tgid,
+        result as u32,
+        Direction::Receive,
+        0,
+    );
+}
+
+#[inline(always)]
+fn has_sent(ctx: &FExitContext) -> bool {
+    let result: i32 = ctx.arg(3);
+    result > 0 && select::is_selected(task::pid_tgid())
+}
+
+#[inline(always)]
+fn sk(socket: *const u8) -> *const u8 {
+    field::load(socket, global!(O_SOCKET_SK))
 }
 
 /// Unix sockets have no ports and no protocol.
@@ -124,9 +190,10 @@ fn connected(sk: u64, pid_tgid: u64) {
 
 /// Counts what a send has put into the stream.
 #[inline(always)]
-fn accepted(sk: u64, length: u64) {
-    if let Some(socket) = conn::find(sk) {
+fn accepted(ctx: &FExitContext) {
+    let length: i32 = ctx.arg(3);
+    if let Some(socket) = conn::find(sk(ctx.arg(0)) as u64) {
         let position = &mut socket.streams[Direction::Send as usize].state.position;
-        *position = position.wrapping_add(length);
+        *position = position.wrapping_add(length as u64);
     }
 }

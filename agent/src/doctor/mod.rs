@@ -169,7 +169,8 @@ impl Report {
                 reason: reason.map(|(program, reason)| format!("{program}: {reason}")),
             }
         };
-        self.features = Feature::ALL.iter().map(of_feature).collect();
+        let needed = Feature::ALL.iter().filter(|feature| plan.needs(**feature));
+        self.features = needed.map(of_feature).collect();
         let hooks = plan.entries.iter().map(|entry| HookReport {
             program: entry.hook.program,
             attach: entry.hook.attach,

@@ -59,7 +59,10 @@ impl Kernel {
         let btf_bytes = btf::read(Path::new(btf::VMLINUX))?;
         let types = Btf::parse(&btf_bytes)?;
         let offsets = Offsets::resolve(&types)?;
-        let plan = Plan::new(&types, switched_off);
+        let mut plan = Plan::new(&types, switched_off);
+        if !features.preemption.reaches_programs() {
+            plan = plan.without(Feature::Spares);
+        }
         let accept = types.function("inet_csk_accept");
         let accept_arguments = accept.map_or(0, |prototype| prototype.args.len() as u32);
         let typed_task = u32::from(types.function("bpf_get_current_task_btf").is_some());
@@ -103,6 +106,10 @@ impl Kernel {
         Settings::from_offsets(&self.offsets)
             .with("N_ARGS_ACCEPT", Value::U32(self.accept_arguments))
             .with("TYPED_TASK", Value::U32(self.typed_task))
+            .with(
+                "PREEMPTIBLE",
+                Value::U32(u32::from(self.plan.needs(Feature::Spares))),
+            )
             .and(settings)
     }
 }

@@ -62,6 +62,8 @@ pub enum Feature {
     Waits,
     /// Positions of idle connections.
     LivePositions,
+    /// Programs that stand in where the kernel skips those of sends and receives; only for kernels that preempt. Each is of use without the others.
+    Spares,
 }
 
 impl Feature {
@@ -76,7 +78,14 @@ impl Feature {
         Self::Processes,
         Self::Waits,
         Self::LivePositions,
+        Self::Spares,
     ];
+
+    /// Whether one of its hooks is of use without the others.
+    #[must_use]
+    pub const fn is_separable(self) -> bool {
+        matches!(self, Self::Spares)
+    }
 
     /// Whether the agent is of no use without it.
     #[must_use]
@@ -97,6 +106,7 @@ impl Feature {
             Self::Processes => "process life",
             Self::Waits => "event-loop rules",
             Self::LivePositions => "idle connections",
+            Self::Spares => "preempted programs",
         }
     }
 
@@ -119,6 +129,9 @@ impl Feature {
             Self::LivePositions => {
                 "a span whose end follows no other traffic is complete only with the connection's next request"
             }
+            Self::Spares => {
+                "sends and receives are missed while another thread is preempted inside a program"
+            }
         }
     }
 }
@@ -130,6 +143,8 @@ pub enum Stage {
     Cleanup,
     /// Says who and when.
     Context,
+    /// Stands in for what sees data: the kernel runs programs of one function in the opposite order.
+    Spare,
     /// Sends and receives.
     Data,
 }
@@ -240,6 +255,55 @@ pub const HOOKS: &[Hook] = &[
         Stage::Context,
     ),
     Hook::new(
+        "inet_recvmsg_spare",
+        Attach::Exit("inet_recvmsg"),
+        Feature::Spares,
+        Stage::Spare,
+    )
+    .reads(RECEIVE),
+    Hook::new(
+        "inet6_recvmsg_spare",
+        Attach::Exit("inet6_recvmsg"),
+        Feature::Spares,
+        Stage::Spare,
+    )
+    .reads(RECEIVE),
+    Hook::new(
+        "unix_stream_recvmsg_spare",
+        Attach::Exit("unix_stream_recvmsg"),
+        Feature::Spares,
+        Stage::Spare,
+    )
+    .reads(RECEIVE),
+    Hook::new(
+        "unix_stream_sendmsg_exit_spare",
+        Attach::Exit("unix_stream_sendmsg"),
+        Feature::Spares,
+        Stage::Spare,
+    )
+    .reads(SEND),
+    Hook::new(
+        "inet_sendmsg_spare",
+        Attach::Entry("inet_sendmsg"),
+        Feature::Spares,
+        Stage::Spare,
+    )
+    .reads(SEND),
+    Hook::new(
+        "inet6_sendmsg_spare",
+        Attach::Entry("inet6_sendmsg"),
+        Feature::Spares,
+        Stage::Spare,
+    )
+    .reads(SEND),
+    Hook::new(
+        "unix_stream_sendmsg_spare",
+        Attach::Entry("unix_stream_sendmsg"),
+        Feature::Spares,
+        Stage::Spare,
+    )
+    .reads(SEND),
+    Hook::new(
         "inet_recvmsg_exit",
         Attach::Exit("inet_recvmsg"),
         Feature::Inet,
@@ -333,7 +397,12 @@ mod tests {
 
     #[test]
     fn names_programs_by_what_they_attach_to() {
-        for hook in HOOKS.iter().filter(|hook| hook.instead_of.is_none()) {
+        let spare = |hook: &Hook| hook.feature == Feature::Spares;
+        for hook in HOOKS.iter().filter(|hook| spare(hook)) {
+            assert!(hook.program.ends_with("_spare"), "{}", hook.program);
+        }
+        let named = |hook: &&Hook| hook.instead_of.is_none() && !spare(hook);
+        for hook in HOOKS.iter().filter(named) {
             let expected = match hook.attach {
                 Attach::Entry(function) => format!("{function}_enter"),
                 Attach::Exit(function) => format!("{function}_exit"),

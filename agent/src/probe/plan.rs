@@ -62,6 +62,9 @@ pub enum Reason {
         /// That program.
         program: String,
     },
+    /// The kernel gives no occasion for it.
+    #[error("not needed: this kernel does not preempt tasks in the kernel")]
+    NotNeeded,
     /// The user switched the feature off.
     #[error("switched off by configuration")]
     SwitchedOff,
@@ -97,6 +100,25 @@ impl Plan {
         Self::from_hooks(HOOKS, switched_off, |function| {
             btf.function(function).map(|prototype| prototype.args)
         })
+    }
+
+    /// Without the hooks of a feature that this kernel gives no occasion for.
+    #[must_use]
+    pub fn without(mut self, feature: Feature) -> Self {
+        let entries = self.entries.iter_mut();
+        for entry in entries.filter(|entry| entry.hook.feature == feature && entry.is_chosen()) {
+            entry.state = State::Off {
+                reason: Reason::NotNeeded,
+            };
+        }
+        self
+    }
+
+    /// Whether this kernel gives occasion for the feature.
+    #[must_use]
+    pub fn needs(&self, feature: Feature) -> bool {
+        let not_needed = |entry: &Entry| entry.reason() == Some(&Reason::NotNeeded);
+        !self.of(feature).any(not_needed)
     }
 
     /// As [`Plan::new`], from any table and any source of argument types.
@@ -200,7 +222,10 @@ impl Plan {
                 None => State::Chosen,
             };
         }
-        for feature in Feature::ALL {
+        let whole = Feature::ALL
+            .iter()
+            .filter(|feature| !feature.is_separable());
+        for feature in whole {
             let Some(program) = self.failing(*feature).map(|entry| entry.hook.program) else {
                 continue;
             };
@@ -374,6 +399,26 @@ mod tests {
         assert_eq!(
             reason.to_string(),
             "this kernel has no function inet_sock_destruct"
+        );
+    }
+
+    #[test]
+    fn keeps_the_spares_that_fit_when_one_does_not() {
+        let mut plan = Plan::from_hooks(HOOKS, &[], fitting);
+        plan.turn_off("inet6_sendmsg_spare", Reason::NotInObject);
+        assert!(!plan.offers(Feature::Spares));
+        assert!(chosen(&plan).contains(&"inet_sendmsg_spare"));
+        assert!(plan.offers(Feature::Inet6));
+    }
+
+    #[test]
+    fn leaves_out_what_the_kernel_gives_no_occasion_for() {
+        let plan = Plan::from_hooks(HOOKS, &[], fitting).without(Feature::Spares);
+        assert!(!plan.needs(Feature::Spares) && plan.needs(Feature::Inet));
+        assert!(
+            !chosen(&plan)
+                .iter()
+                .any(|program| program.ends_with("_spare"))
         );
     }
 

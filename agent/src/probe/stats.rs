@@ -16,7 +16,10 @@ use aya::{
 };
 use serde::Serialize;
 
-use super::attach::Attached;
+use super::{
+    attach::Attached,
+    hooks::{Feature, HOOKS},
+};
 
 /// What the kernel counted of one program since it was loaded.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
@@ -45,10 +48,18 @@ impl Attached {
         stats
     }
 
-    /// Events that nobody saw because a program of ours was interrupted by itself; 0 before Linux 5.12.
+    /// Events that nobody saw because a program of ours was interrupted by itself; 0 before Linux 5.12. `stood_in`: how often a spare program has
+    /// done the work of one that was skipped.
     #[must_use]
-    pub fn missed(&self) -> u64 {
-        self.stats().iter().filter_map(|stats| stats.missed).sum()
+    pub fn missed(&self, stood_in: u64) -> u64 {
+        let spare = |program: &str| {
+            let hook = HOOKS.iter().find(|hook| hook.program == program);
+            hook.is_some_and(|hook| hook.feature == Feature::Spares)
+        };
+        let stats = self.stats();
+        let first = stats.iter().filter(|stats| !spare(&stats.program));
+        let missed: u64 = first.filter_map(|stats| stats.missed).sum();
+        missed.saturating_sub(stood_in)
     }
 
     /// Bytes that the kernel holds for all maps, as it says itself.

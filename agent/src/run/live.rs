@@ -9,7 +9,7 @@ use std::{
     time::Duration,
 };
 
-use agent_common::abi::{LiveRequest, Verdict};
+use agent_common::abi::{Counter, LiveRequest, Verdict};
 use tracing::{info, warn};
 
 use super::{
@@ -241,10 +241,20 @@ struct Inner {
     counters: Arc<Counters>,
 }
 
+/// How often a spare program has done another one's work.
+fn stood_in(counters: &[(Counter, u64)]) -> u64 {
+    let mut counters = counters.iter();
+    let found = counters.find(|(counter, _)| *counter == Counter::ProgramsStoodIn);
+    found.map_or(0, |(_, value)| *value)
+}
+
 impl Agent {
     fn announce(&mut self, config: &Config, release: &str) {
         for feature in Feature::ALL {
-            if let Some((program, reason)) = self.attached.plan.why_off(*feature) {
+            let plan = &self.attached.plan;
+            if let Some((program, reason)) = plan.why_off(*feature)
+                && plan.needs(*feature)
+            {
                 warn!(feature = feature.title(), program, %reason, "not traced");
             }
         }
@@ -344,11 +354,13 @@ impl Agent {
 
     fn publish(&self, outputs: &Outputs, ring_largest_batch_bytes: u64) {
         let read = self.kernel_counters.read().unwrap_or_default();
+        let stood_in = stood_in(&read);
         let mut counters: Vec<(&'static str, u64)> = read
             .into_iter()
             .map(|(counter, value)| (counter.name(), value))
             .collect();
-        counters.push(("programs_missed", self.attached.missed()));
+        let missed = self.attached.missed(stood_in);
+        counters.push(("programs_missed", missed));
         outputs.publish(KernelValues {
             counters,
             map_memory_bytes: self.map_memory_bytes,
@@ -362,9 +374,12 @@ impl Agent {
         let Self {
             mut inner,
             attached,
+            kernel_counters,
             ..
         } = self;
-        for stats in attached.stats() {
+        let read = kernel_counters.read().unwrap_or_default();
+        let lost = attached.missed(stood_in(&read)) > 0;
+        for stats in attached.stats().iter().filter(|_| lost) {
             if let Some(missed) = stats.missed.filter(|missed| *missed > 0) {
                 warn!(
                     program = stats.program,

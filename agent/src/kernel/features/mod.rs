@@ -94,6 +94,18 @@ pub enum Preemption {
     Realtime,
 }
 
+impl Preemption {
+    /// Whether a task may be preempted inside a tracing program. A choice that cannot be read is taken for yes.
+    #[must_use]
+    pub fn reaches_programs(&self) -> bool {
+        match self {
+            Self::None => false,
+            Self::Dynamic(Some(chosen)) => chosen != "none" && chosen != "voluntary",
+            Self::Dynamic(None) | Self::Full | Self::Realtime => true,
+        }
+    }
+}
+
 /// The facts.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Features {
@@ -318,6 +330,18 @@ mod tests {
             preemption("#1 SMP Debian 5.10.223-1", None),
             Preemption::None
         );
+        for (preemption, reaches) in [
+            (Preemption::None, false),
+            (Preemption::Full, true),
+            (Preemption::Realtime, true),
+            (Preemption::Dynamic(None), true),
+            (Preemption::Dynamic(Some("none".into())), false),
+            (Preemption::Dynamic(Some("voluntary".into())), false),
+            (Preemption::Dynamic(Some("full".into())), true),
+            (Preemption::Dynamic(Some("lazy".into())), true),
+        ] {
+            assert_eq!(preemption.reaches_programs(), reaches, "{preemption:?}");
+        }
         assert_eq!(cpu_count("0-3,5\n"), Some(5));
         assert_eq!(cpu_count("0"), Some(1));
         assert_eq!(cpu_count("3-1"), None);

@@ -63,7 +63,8 @@ pub fn run(out: &mut impl Write) -> Result<bool, VerifyError> {
     }
     let kernel = Kernel::examine(Path::new("/proc"), &[])?;
     raise_memlock();
-    let settings = kernel.complete(&Settings::default());
+    // With the spare programs, wherever they are needed.
+    let settings = kernel.complete(&Settings::default().with("PREEMPTIBLE", Value::U32(1)));
     let mut all_load = true;
     for object in OBJECTS {
         verify(object, &kernel, &settings, |verified| {
@@ -132,13 +133,13 @@ fn verify(
     Ok(())
 }
 
-/// Why this kernel does not get the program; one that is only closed because another program is unsuitable gets tried.
+/// Why this kernel does not take the program; one that is only closed because another program is unsuitable, or not needed, gets tried.
 fn unsuitable<'a>(kernel: &'a Kernel, hook: &Hook) -> Option<&'a Reason> {
     let mut entries = kernel.plan.entries.iter();
     let entry = entries.find(|entry| entry.hook.program == hook.program)?;
     match &entry.state {
         State::Off {
-            reason: Reason::Incomplete { .. },
+            reason: Reason::Incomplete { .. } | Reason::NotNeeded,
         }
         | State::Chosen => None,
         State::Off { reason } => Some(reason),
