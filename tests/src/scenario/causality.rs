@@ -206,7 +206,8 @@ fn measure(
         // A kernel that preempts tasks inside programs skips what the next task does; an emulated one does so often. It is counted, and
         // nothing that is left is wrong.
         println!(
-            "{missed} sends and receives were kept from the agent: {} of {all} spans",
+            "{missed} sends and receives were kept from the agent, {} more were seen by spare programs: {} of {all} spans",
+            statistics.get("programs_stood_in"),
             spans.len()
         );
         assert!(outgoing.len() > calls / 2, "{statistics}");
