@@ -1,12 +1,11 @@
-//! Looks into an ELF image: which sections it has, and whether a section holds a text.
+//! Looks into an ELF image: which sections it has, whether a section holds a text, and where a function that it exports is.
 //!
-//! Input: any file, treated as hostile. Output: section headers, and yes or no. It reads in pieces and keeps none of the
-//! contents; only 64-bit little-endian images are known, which is what the supported machines run. Symbols and notes are
-//! not decoded.
+//! Input: any file, treated as hostile. Output: section headers, yes or no, addresses. It reads in pieces and keeps none of
+//! the contents; only 64-bit little-endian images are known, which is what the supported machines run. Notes are not decoded.
 //!
 //! Format: System V gABI, chapter 4; `elf(5)`.
 
-use std::{fs::File, os::unix::fs::FileExt};
+use std::{fs::File, ops::Range, os::unix::fs::FileExt};
 
 /// Section headers that are looked at; real programs have 30 to 60.
 const MAX_SECTIONS: usize = 1024;
@@ -14,6 +13,8 @@ const MAX_SECTIONS: usize = 1024;
 const MAX_NAMES: usize = 64 << 10;
 /// Bytes of a section that are searched: the strings of the largest known program (Node.js) take 6 MB.
 const MAX_SEARCHED: u64 = 16 << 20;
+/// Bytes of the symbols for the loader that are read; nginx has 1,400 symbols of 24 bytes.
+const MAX_SYMBOLS: usize = 4 << 20;
 /// Bytes read at a time.
 const PIECE: usize = 64 << 10;
 /// `SHT_NOBITS`: the section takes no room in the file.
@@ -148,6 +149,41 @@ pub fn holds(image: &(impl ReadAt + ?Sized), section: &Section, text: &[u8]) -> 
     false
 }
 
+/// Where an image begins to run: an address as the image states it, before the loader has moved it.
+pub fn entry(image: &(impl ReadAt + ?Sized)) -> Option<u64> {
+    let header: [u8; 32] = exactly(image, 0, 32)?.try_into().ok()?;
+    header.starts_with(b"\x7fELF\x02\x01").then(|| {
+        u64::from_le_bytes([
+            header[24], header[25], header[26], header[27], header[28], header[29], header[30],
+            header[31],
+        ])
+    })
+}
+
+/// The addresses of a function that an image exports, as the image states them.
+pub fn function(image: &(impl ReadAt + ?Sized), name: &str) -> Option<Range<u64>> {
+    let sections = sections(image);
+    let contents = |wanted: &str| {
+        let section = sections.iter().find(|section| section.name == wanted)?;
+        let size = usize::try_from(section.size).ok()?.min(MAX_SYMBOLS);
+        exactly(image, section.offset, size)
+    };
+    let (symbols, names) = (contents(".dynsym")?, contents(".dynstr")?);
+    let (symbols, _) = symbols.as_chunks::<24>();
+    let named = |symbol: &&[u8; 24]| {
+        let at = u32::from_le_bytes([symbol[0], symbol[1], symbol[2], symbol[3]]) as usize;
+        let text = names.get(at..).unwrap_or_default();
+        text.split(|byte| *byte == 0).next() == Some(name.as_bytes())
+    };
+    let symbol = symbols.iter().find(named)?;
+    let long = |at: usize| {
+        let bytes = symbol[at..].first_chunk::<8>()?;
+        Some(u64::from_le_bytes(*bytes))
+    };
+    let (start, size) = (long(8)?, long(16)?);
+    (start != 0 && size != 0).then_some(start..start.checked_add(size)?)
+}
+
 /// Exactly `length` bytes at `offset`.
 fn exactly(image: &(impl ReadAt + ?Sized), offset: u64, length: usize) -> Option<Vec<u8>> {
     let mut bytes = vec![0; length];
@@ -214,6 +250,27 @@ pub(crate) mod tests {
     }
 
     #[test]
+    fn finds_exported_functions() {
+        let mut symbols = vec![0; 24];
+        let mut add = |name: u32, start: u64, size: u64| {
+            symbols.extend(name.to_le_bytes());
+            symbols.extend([0x12, 0, 14, 0]);
+            symbols.extend(start.to_le_bytes());
+            symbols.extend(size.to_le_bytes());
+        };
+        add(1, 0x4000, 0x20);
+        add(7, 0, 0);
+        add(u32::MAX, 0x5000, 0x20);
+        let bytes = image(&[(".dynsym", &symbols), (".dynstr", b"\0first\0second\0")]);
+        let of = |name| function(bytes.as_slice(), name);
+        assert_eq!(of("first"), Some(0x4000..0x4020));
+        assert_eq!(of("second"), None, "it is imported");
+        assert_eq!(of("firs"), None);
+        assert_eq!(entry(bytes.as_slice()), Some(0));
+        assert_eq!(entry(b"#!/bin/sh\n".as_slice()), None);
+    }
+
+    #[test]
     fn finds_a_text_wherever_a_piece_ends() {
         let text = b"uv_run";
         for at in (PIECE - 20..PIECE + 20).chain([0, 3 * PIECE]) {
@@ -261,7 +318,7 @@ pub(crate) mod tests {
             changes in prop::collection::vec((any::<prop::sample::Index>(), any::<u8>()), 0..16),
             end in any::<prop::sample::Index>(),
         ) {
-            let mut bytes = image(&[(".rodata", b"nginx version: nginx/1.22"), (".dynstr", b"\0uv_run\0")]);
+            let mut bytes = image(&[(".rodata", b"nginx version: nginx/1.22"), (".dynstr", b"\0uv_run\0"), (".dynsym", &[1; 48])]);
             for (at, byte) in changes {
                 let at = at.index(bytes.len());
                 bytes[at] = byte;
@@ -270,6 +327,7 @@ pub(crate) mod tests {
             for section in sections(bytes.as_slice()) {
                 let _ = holds(bytes.as_slice(), &section, b"uv_run");
             }
+            let _ = function(bytes.as_slice(), "uv_run");
         }
     }
 }

@@ -4,6 +4,7 @@
 //! runtimes. It reads processes and executable images; it never writes to, attaches to or signals one.
 
 pub mod cgroup;
+pub mod dispatch;
 pub mod elf;
 #[cfg(test)]
 pub(crate) mod fixture;
@@ -19,6 +20,7 @@ pub mod source;
 pub mod table;
 
 pub use self::{
+    dispatch::Dispatch,
     glob::Glob,
     host::Host,
     identity::IdentityOptions,

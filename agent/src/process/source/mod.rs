@@ -158,6 +158,9 @@ pub trait ProcSource {
 
     /// The executable's image, opened for reading even where its path leads elsewhere (another mount namespace).
     fn image(&self, tgid: u32) -> Option<File>;
+
+    /// Another of its files in `/proc`.
+    fn open(&self, tgid: u32, name: &str) -> Option<File>;
 }
 
 impl<S: ProcSource + ?Sized> ProcSource for Box<S> {
@@ -175,6 +178,10 @@ impl<S: ProcSource + ?Sized> ProcSource for Box<S> {
 
     fn image(&self, tgid: u32) -> Option<File> {
         (**self).image(tgid)
+    }
+
+    fn open(&self, tgid: u32, name: &str) -> Option<File> {
+        (**self).open(tgid, name)
     }
 }
 
@@ -196,6 +203,10 @@ impl ProcSource for NoProc {
     }
 
     fn image(&self, _tgid: u32) -> Option<File> {
+        None
+    }
+
+    fn open(&self, _tgid: u32, _name: &str) -> Option<File> {
         None
     }
 }
@@ -255,7 +266,11 @@ impl ProcSource for Proc {
     }
 
     fn image(&self, tgid: u32) -> Option<File> {
-        File::open(self.of(tgid).join("exe")).ok()
+        self.open(tgid, "exe")
+    }
+
+    fn open(&self, tgid: u32, name: &str) -> Option<File> {
+        File::open(self.of(tgid).join(name)).ok()
     }
 }
 

@@ -18,6 +18,7 @@ use agent_common::abi::Verdict;
 
 pub use self::change::ProcessChange;
 use crate::process::{
+    dispatch::{self, Dispatch},
     host::Host,
     identity::{IdentityOptions, identify, inherit},
     resource::{ProcessFacts, ProcessKey, Resource},
@@ -205,6 +206,11 @@ impl<S: ProcSource> ProcessTable<S> {
             Some(Known::Facts(_, runtime)) => *runtime,
             _ => Runtime::Other,
         }
+    }
+
+    /// Where the event loop of a process tells whether it handles events; `None` while it does not wait for any.
+    pub fn dispatch(&self, tgid: u32) -> Option<Dispatch> {
+        dispatch::find(&self.source, tgid)
     }
 
     /// Takes facts from a recording.

@@ -322,6 +322,10 @@ impl ProcSource for Crowd {
     fn image(&self, _tgid: u32) -> Option<std::fs::File> {
         None
     }
+
+    fn open(&self, _tgid: u32, _name: &str) -> Option<std::fs::File> {
+        None
+    }
 }
 
 #[test]
