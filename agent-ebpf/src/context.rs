@@ -44,6 +44,10 @@ pub(crate) struct Thread {
     /// The request read last, 0 when it is not known on whose behalf the thread works.
     pub(crate) current_sk: u64,
     pub(crate) current_position: u64,
+    /// 1: a call was made since that read.
+    pub(crate) called: u64,
+    /// The epoch after the one in which an attempt of the thread to connect was found to have failed, 0 for never.
+    pub(crate) failed_epoch: u64,
     /// The request that was open when the thread was cloned.
     pub(crate) ancestor_sk: u64,
     pub(crate) ancestor_position: u64,
@@ -184,6 +188,27 @@ pub(crate) fn touch(thread: &mut Thread, read_sk: u64, sk: u64, position: u64) {
     }
     thread.current_sk = sk;
     thread.current_position = position;
+    thread.called = 0;
+}
+
+/// A connection that a thread was making failed: the event tells it in this epoch or the next, and what it does then is on behalf of whoever
+/// wanted that connection.
+#[inline(always)]
+pub(crate) fn connect_failed(pid_tgid: u64) {
+    if let Some(thread) = thread(pid_tgid) {
+        thread.failed_epoch = thread.epoch.wrapping_add(1);
+    }
+}
+
+/// Whether such an event may come in this epoch.
+#[inline(always)]
+pub(crate) fn may_meet_failure(thread: &Thread) -> bool {
+    thread.failed_epoch != 0
+        && thread
+            .epoch
+            .wrapping_add(1)
+            .wrapping_sub(thread.failed_epoch)
+            <= 1
 }
 
 /// Opens the request that the running thread has just read the head of.

@@ -14,10 +14,10 @@ use agent_common::{
 };
 
 use crate::{
-    conn::{Request, Socket, flags, request_flags},
+    conn::{self, Request, Socket, flags, request_flags},
     context::{self, Handover, Thread},
     globals::{fault, faulty, global},
-    kernel::task,
+    kernel::{task, user},
     maps::{FORWARDS, RUNTIMES, count},
     scratch::{self, Work},
 };
@@ -168,7 +168,7 @@ enum Act {
 
 /// The request on whose behalf the running thread works, by rules 2 to 4.
 #[inline(always)]
-fn find_cause(work: &Work, thread: Option<&Thread>, socket: &Socket, act: Act) -> Found {
+fn find_cause(work: &mut Work, thread: Option<&Thread>, socket: &Socket, act: Act) -> Found {
     let Some(thread) = thread else {
         return NOTHING;
     };
@@ -192,16 +192,24 @@ fn find_cause(work: &Work, thread: Option<&Thread>, socket: &Socket, act: Act) -
             && socket.response_epoch == thread.epoch.wrapping_add(1),
         own_response_last: thread.read_sk == work.sk,
         callback_ordered: false,
+        read_is_spent: thread.called != 0 || context::may_meet_failure(thread),
         defers: false,
         descends: thread.ancestor_sk != 0,
         process_open: 0,
     };
     if situation.open > 1 {
-        let flags = RUNTIMES.get_ptr((work.pid_tgid >> 32) as u32);
-        // SAFETY: a word, written by user space only.
-        let flags = flags.map_or(0, |flags| unsafe { *flags });
-        situation.callback_ordered = flags & event_loop::IN_ORDER != 0;
-        situation.defers = flags & event_loop::DEFERS != 0;
+        let tgid = work.pid_tgid >> 32;
+        if let Some(runtime) = RUNTIMES.get_ptr(tgid as u32) {
+            // SAFETY: plain words, written by user space only.
+            let runtime = unsafe { &*runtime };
+            situation.defers = runtime.flags & event_loop::DEFERS != 0;
+            if runtime.flags & event_loop::IN_ORDER != 0 {
+                situation.callback_ordered = tgid == work.pid_tgid & 0xffff_ffff
+                    && user_word(work, runtime.slot) == runtime.handling;
+                // Timers run, or something else that no event of this epoch began.
+                situation.defers |= !situation.callback_ordered;
+            }
+        }
     }
     if situation.descends && situation.open == 0 {
         let tgid = work.pid_tgid >> 32;
@@ -233,7 +241,7 @@ fn find_cause(work: &Work, thread: Option<&Thread>, socket: &Socket, act: Act) -
         }
     };
     let position = if position == u64::MAX {
-        match crate::conn::find(sk) {
+        match conn::find(sk) {
             Some(socket) if socket.request.owner == work.pid_tgid => {
                 socket.request.decision.position
             }
@@ -254,6 +262,19 @@ fn find_cause(work: &Work, thread: Option<&Thread>, socket: &Socket, act: Act) -
         parent,
         parent_sk: sk,
         method,
+    }
+}
+
+/// A word of the running process; 0 where there is none.
+#[inline(always)]
+fn user_word(work: &mut Work, address: u64) -> u64 {
+    let word: *mut u64 = &raw mut work.user_word;
+    // SAFETY: a word of the level's scratch.
+    if unsafe { user::read(word.cast(), size_of::<u64>() as u32, address) } {
+        // SAFETY: the helper has just written it.
+        unsafe { word.read_volatile() }
+    } else {
+        0
     }
 }
 
@@ -283,12 +304,15 @@ fn find_forwarded(work: &Work, header: &Context) -> Found {
 
 /// The request on whose behalf the running thread connects, as sock and position; `(0, 0)` for none.
 #[inline(always)]
-pub(crate) fn current_request(work: &Work, socket: &Socket) -> (u64, u64) {
+pub(crate) fn current_request(work: &mut Work, socket: &Socket) -> (u64, u64) {
     if task::is_worker(work.task) {
         return (0, 0);
     }
-    let thread = context::current(work);
+    let mut thread = context::current(work);
     let found = find_cause(work, thread.as_deref(), socket, Act::Connect);
+    if let Some(thread) = &mut thread {
+        thread.called = 1;
+    }
     match found.parent {
         Some(parent) => (found.parent_sk, parent.request.decision.position),
         None => (0, 0),
@@ -303,7 +327,7 @@ pub(crate) fn client(work: &mut Work, socket: &mut Socket) {
         context::forget_handover(work.sk, socket);
     }
     let header = header_context(&work.head);
-    let thread = if task::is_worker(work.task) {
+    let mut thread = if task::is_worker(work.task) {
         None
     } else {
         context::current(work)
@@ -323,6 +347,9 @@ pub(crate) fn client(work: &mut Work, socket: &mut Socket) {
                 found = NOTHING;
             }
         }
+    }
+    if let Some(thread) = &mut thread {
+        thread.called = 1;
     }
     let own_context = header.is_some() && !forwarded;
     let parent = if own_context { None } else { found.parent };
@@ -414,23 +441,48 @@ pub(crate) fn snapshot(work: &mut Work, socket: &Socket) {
     work.slot_decision = work.decision;
 }
 
+/// Notes that the running thread has found the end of a connection: what it does next may be a second try for that connection's request.
+#[inline(always)]
+pub(crate) fn read_end(sk: u64, pid_tgid: u64) {
+    let Some(socket) = conn::find(sk) else {
+        return;
+    };
+    if let Some(thread) = context::thread(pid_tgid)
+        && thread.start == task::start(task::current())
+    {
+        let (request_sk, position) = current_of(sk, socket);
+        context::touch(thread, sk, request_sk, position);
+    }
+}
+
+/// Notes that the running thread has read a datagram: it may hold the name that a request waits for.
+#[inline(always)]
+pub(crate) fn read_datagram(sk: u64, pid_tgid: u64) {
+    if let Some(thread) = context::thread(pid_tgid) {
+        context::touch(thread, sk, 0, 0);
+    }
+}
+
+/// The request, as sock and position, that somebody works for who reads from this connection; `(0, 0)` where that is not known.
+#[inline(always)]
+fn current_of(sk: u64, socket: &Socket) -> (u64, u64) {
+    let request = &socket.request;
+    if socket.role == Role::Server as u8 {
+        (sk, request.decision.position)
+    } else {
+        (request.parent_sk, request.decision.parent_position)
+    }
+}
+
 /// Notes that the running thread has read bytes of this connection: what it does next may be on behalf of that connection's request.
 #[inline(never)]
 pub(crate) fn read(work: &Work, socket: &mut Socket, response: bool) {
     let Some(thread) = context::current(work) else {
         return;
     };
-    if socket.role == Role::Server as u8 {
-        let position = socket.request.decision.position;
-        context::touch(thread, work.sk, work.sk, position);
-        return;
-    }
-    let (sk, position) = (
-        socket.request.parent_sk,
-        socket.request.decision.parent_position,
-    );
+    let (sk, position) = current_of(work.sk, socket);
     context::touch(thread, work.sk, sk, position);
-    if response {
+    if response && socket.role != Role::Server as u8 {
         socket.response_epoch = thread.epoch.wrapping_add(1);
         socket.response_thread = work.pid_tgid;
     }

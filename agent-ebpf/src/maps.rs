@@ -1,6 +1,6 @@
 //! The maps, with their sizes and what they cost. Who writes each and who deletes its entries stands in ARCHITECTURE.md.
 
-use agent_common::abi::{Counter, LIVE_BATCH, LiveRequest, Policy, SELECTION_WORDS};
+use agent_common::abi::{Counter, EventLoop, LIVE_BATCH, LiveRequest, Policy, SELECTION_WORDS};
 use aya_ebpf::{
     macros::map,
     maps::{Array, HashMap, PerCpuArray, RingBuf},
@@ -26,7 +26,7 @@ pub(crate) const HEADS_MAX: u32 = 2_048;
 pub(crate) const HANDOVERS_MAX: u32 = 16_384;
 /// Forwarded identities: 2 MB.
 pub(crate) const FORWARDS_MAX: u32 = 16_384;
-/// Processes whose run-time system is known: 0.3 MB.
+/// Processes whose run-time system is known: 0.4 MB.
 pub(crate) const RUNTIMES_MAX: u32 = 4_096;
 /// One bit per port: 8 KiB.
 pub(crate) const PORT_WORDS: u32 = 1_024;
@@ -52,7 +52,7 @@ pub(crate) static HANDOVERS: HashMap<HandoverKey, Handover> =
 pub(crate) static FORWARDS: HashMap<ForwardKey, Forward> =
     HashMap::with_max_entries(FORWARDS_MAX, 0);
 #[map]
-pub(crate) static RUNTIMES: HashMap<u32, u32> = HashMap::with_max_entries(RUNTIMES_MAX, 0);
+pub(crate) static RUNTIMES: HashMap<u32, EventLoop> = HashMap::with_max_entries(RUNTIMES_MAX, 0);
 #[map]
 pub(crate) static LIVE: Array<LiveRequest> = Array::with_max_entries(LIVE_BATCH, 0);
 #[map]

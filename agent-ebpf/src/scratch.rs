@@ -122,6 +122,8 @@ pub(crate) struct Work {
     pub(crate) staged: DecisionRecord,
     pub(crate) handover_key: HandoverKey,
     pub(crate) handover: Handover,
+    /// A word read from the process.
+    pub(crate) user_word: u64,
     pub(crate) random: u64,
     pub(crate) emitted: u64,
 }

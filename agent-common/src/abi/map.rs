@@ -42,6 +42,20 @@ pub struct Policy {
     pub limit: u32,
 }
 
+/// Value of `RUNTIMES` (key: thread group id, u32). Written by user space only.
+#[derive(
+    Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout,
+)]
+#[repr(C)]
+pub struct EventLoop {
+    /// Bits of [`event_loop`](crate::wire::decide::event_loop).
+    pub flags: u64,
+    /// Address of a word on the stack of the process's first thread.
+    pub slot: u64,
+    /// What stands there while the loop runs callbacks that events begin, and at no other time.
+    pub handling: u64,
+}
+
 /// What user space has decided about a process. Two bits per thread group id in `SELECTION`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[repr(u8)]
@@ -81,4 +95,6 @@ pub struct LiveRequest {
     pub received: super::StreamState,
 }
 
-const _: () = assert!(size_of::<LiveRequest>() == 88 && size_of::<Policy>() == 8);
+const _: () = assert!(
+    size_of::<LiveRequest>() == 88 && size_of::<EventLoop>() == 24 && size_of::<Policy>() == 8
+);

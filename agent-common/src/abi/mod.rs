@@ -20,7 +20,10 @@ pub use self::{
     connection::{Close, CloseReason, Open, Origin, Role},
     counter::Counter,
     decision::{Decision, DecisionRecord, Method, Source, decision_flags},
-    map::{LIVE_BATCH, LiveRequest, Policy, PolicyKind, SELECTION_WORDS, VERDICT_BITS, Verdict},
+    map::{
+        EventLoop, LIVE_BATCH, LiveRequest, Policy, PolicyKind, SELECTION_WORDS, VERDICT_BITS,
+        Verdict,
+    },
     process::{Exec, Exit, Fork},
     segment::{Direction, PAYLOAD_BLOCK, Segment, SlotKind, StreamState, segment_flags},
 };

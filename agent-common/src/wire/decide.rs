@@ -67,10 +67,11 @@ pub fn server(record: Option<Context>, header: Option<Context>) -> Inherited {
 
 /// Bits of a process's value in the map `RUNTIMES`: what its event loop does between two reads.
 pub mod event_loop {
-    /// It ends the callback of one read before it reads anything else; callbacks of its timers are taken to make no calls.
-    pub const IN_ORDER: u32 = 1;
+    /// It ends the callback of one event before it handles the next, and a word of its stack tells whether it handles events or does something
+    /// else, such as running timers ([`EventLoop`](crate::abi::EventLoop)).
+    pub const IN_ORDER: u64 = 1;
     /// It runs callbacks that no read begins (timers, names looked up by other threads): what was read last says nothing.
-    pub const DEFERS: u32 = 2;
+    pub const DEFERS: u64 = 2;
 }
 
 /// What is known of the thread that sends a request, and of the connection.
@@ -90,8 +91,10 @@ pub struct Situation {
     pub own_response_in_epoch: bool,
     /// And it has read nothing else since.
     pub own_response_last: bool,
-    /// The process is known to finish each callback before the next read.
+    /// The process is known to finish each callback before the next event, and runs one that an event began.
     pub callback_ordered: bool,
+    /// Since it read last, the thread has made a call, or met an event that is no read.
+    pub read_is_spent: bool,
     /// The process is known to run callbacks that no read begins.
     pub defers: bool,
     /// The thread was cloned while a request was the only one of its thread, and has served nothing yet.
@@ -150,10 +153,18 @@ pub fn cause(situation: &Situation) -> Cause {
     if situation.first_after_connect || may_be_queued || situation.defers {
         return Cause::Several;
     }
-    if situation.epoch_reads == 1 || (situation.epoch_reads > 1 && situation.callback_ordered) {
-        return Cause::LastRead;
+    let is_told = if situation.callback_ordered {
+        // The callback of an event that is no read (a connection that failed) may follow that of the read; it calls on behalf of another
+        // request. That one has not called yet is the rule, and a second call of one callback is the exception that is left out.
+        situation.epoch_reads != 0 && !situation.read_is_spent
+    } else {
+        situation.epoch_reads == 1
+    };
+    if is_told {
+        Cause::LastRead
+    } else {
+        Cause::Several
     }
-    Cause::Several
 }
 
 /// How sure a link made by a rule is, percent.
@@ -249,6 +260,13 @@ mod tests {
             ..two
         };
         assert_eq!(cause(&deferred), Cause::Several);
+        let called_before = Situation {
+            epoch_reads: 1,
+            callback_ordered: true,
+            read_is_spent: true,
+            ..two
+        };
+        assert_eq!(cause(&called_before), Cause::Several);
         let late = Situation {
             epoch_reads: 1,
             first_after_connect: true,
@@ -277,6 +295,15 @@ mod tests {
             ..two
         };
         assert_eq!(cause(&ordered), Cause::LastRead);
+        let unordered = Situation {
+            read_is_spent: true,
+            ..two
+        };
+        assert_eq!(
+            cause(&unordered),
+            Cause::LastRead,
+            "a callback that calls twice"
+        );
         let freed_before = Situation {
             own_response_in_epoch: true,
             ..ordered

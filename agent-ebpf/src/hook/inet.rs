@@ -9,11 +9,11 @@ use aya_ebpf::{
 
 use crate::{
     capture::ut_segment,
-    conn,
+    conn, decide,
     globals::global,
     kernel::{
         field, iter,
-        sock::{self, IPPROTO_MPTCP, IPPROTO_TCP, Identity},
+        sock::{self, IPPROTO_MPTCP, IPPROTO_TCP, IPPROTO_UDP, Identity},
         task,
     },
     scratch, select,
@@ -24,6 +24,8 @@ pub(super) const MSG_OOB: u32 = 1;
 pub(super) const MSG_PEEK: u32 = 2;
 const MSG_TRUNC: u32 = 0x20;
 const MSG_ERRQUEUE: u32 = 0x2000;
+/// A peer has reset the connection (include/uapi/asm-generic/errno.h).
+pub(super) const ECONNRESET: i32 = 104;
 
 // since Linux 2.6
 #[fentry(function = "inet_sendmsg")]
@@ -98,7 +100,7 @@ pub fn inet6_recvmsg_spare(ctx: FExitContext) -> i32 {
     0
 }
 
-/// A send or receive by a selected process.
+/// A send or receive by a selected process; a receive of no bytes has met the end.
 struct Call {
     socket: *const u8,
     message: *const u8,
@@ -130,7 +132,7 @@ impl Call {
     fn receive(ctx: &FExitContext) -> Option<Self> {
         let (flags, result): (u32, i32) = (ctx.arg(3), ctx.arg(4));
         let pid_tgid = task::pid_tgid();
-        if result <= 0
+        if (result < 0 && result != -ECONNRESET)
             || flags & (MSG_PEEK | MSG_OOB | MSG_ERRQUEUE) != 0
             || !select::is_selected(pid_tgid)
         {
@@ -145,7 +147,7 @@ impl Call {
             socket: ctx.arg(0),
             message: ctx.arg(1),
             pid_tgid,
-            length: result as u32,
+            length: if result > 0 { result as u32 } else { 0 },
             direction: Direction::Receive,
             segment_flags: truncated,
         })
@@ -159,8 +161,15 @@ impl Call {
     #[inline(always)]
     fn handle(&self) {
         let sk = self.sk();
+        if self.length == 0 {
+            decide::read_end(sk as u64, self.pid_tgid);
+            return;
+        }
         let identity = sock::identity(sk);
         if identity.protocol != IPPROTO_TCP && identity.protocol != IPPROTO_MPTCP {
+            if identity.protocol == IPPROTO_UDP && matches!(self.direction, Direction::Receive) {
+                decide::read_datagram(sk as u64, self.pid_tgid);
+            }
             return;
         }
         run(

@@ -116,7 +116,7 @@ fn connecting(sk: *const u8) {
         socket.flags |= flags::OWN;
         socket.policy = agent_common::abi::PolicyKind::Ignore as u8;
     } else {
-        let (sk, position) = decide::current_request(&scratch.work, &scratch.socket);
+        let (sk, position) = decide::current_request(&mut scratch.work, &scratch.socket);
         scratch.socket.connect_sk = sk;
         scratch.socket.connect_position = position;
     }
@@ -208,6 +208,7 @@ fn closed(sk: u64) {
         return;
     };
     if socket.has(flags::CONNECTING) {
+        context::connect_failed(socket.opener);
         socket.identity = sock::identity_of(sk).word();
         if !socket.has(flags::OWN) {
             conn::open(socket, sk, conn::now());

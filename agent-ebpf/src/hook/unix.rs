@@ -9,7 +9,7 @@ use aya_ebpf::{
 };
 
 use super::{
-    inet::{MSG_OOB, MSG_PEEK, run},
+    inet::{ECONNRESET, MSG_OOB, MSG_PEEK, run},
     state::describe,
 };
 use crate::{
@@ -122,20 +122,25 @@ fn send(ctx: &FEntryContext, pid_tgid: u64) {
     );
 }
 
-/// The reader, when it is traced and has got something.
+/// The reader, when it is traced and has got something, or has met the end.
 #[inline(always)]
 fn has_read(ctx: &FExitContext) -> Option<u64> {
     let (flags, result): (u32, i32) = (ctx.arg(3), ctx.arg(4));
     let pid_tgid = task::pid_tgid();
-    (result > 0 && flags & (MSG_PEEK | MSG_OOB) == 0 && select::is_selected(pid_tgid))
-        .then_some(pid_tgid)
+    let read = (result >= 0 || result == -ECONNRESET) && flags & (MSG_PEEK | MSG_OOB) == 0;
+    (read && select::is_selected(pid_tgid)).then_some(pid_tgid)
 }
 
 #[inline(always)]
 fn receive(ctx: &FExitContext, pid_tgid: u64) {
     let result: i32 = ctx.arg(4);
+    let sk = sk(ctx.arg(0));
+    if result <= 0 {
+        decide::read_end(sk as u64, pid_tgid);
+        return;
+    }
     run(
-        sk(ctx.arg(0)),
+        sk,
         IDENTITY,
         ctx.arg(1),
         pid_tgid,
@@ -176,7 +181,7 @@ fn connected(sk: u64, pid_tgid: u64) {
         let socket = conn::stage(scratch, Origin::Connect, Role::Client);
         socket.unix_peer = sock::unix_peer(sk);
         socket.flags |= flags::BASES_EXACT;
-        let (request, position) = decide::current_request(&scratch.work, &scratch.socket);
+        let (request, position) = decide::current_request(&mut scratch.work, &scratch.socket);
         scratch.socket.connect_sk = request;
         scratch.socket.connect_position = position;
         if conn::store(sk, &scratch.socket)

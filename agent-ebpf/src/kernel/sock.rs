@@ -7,6 +7,7 @@ use crate::globals::global;
 use agent_common::kernel_fields::ABSENT;
 
 pub(crate) const IPPROTO_TCP: u16 = 6;
+pub(crate) const IPPROTO_UDP: u16 = 17;
 pub(crate) const IPPROTO_MPTCP: u16 = 262;
 pub(crate) const AF_UNIX: u16 = 1;
 pub(crate) const AF_INET: u16 = 2;

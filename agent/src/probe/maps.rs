@@ -3,7 +3,7 @@
 //! Input: [`Loaded`] programs. Output: typed accessors, each owning its map. No entry is made here that the kernel would have to delete:
 //! who ends an entry stands in ARCHITECTURE.md.
 
-use agent_common::abi::{Counter, Policy, SELECTION_WORDS, VERDICT_BITS, Verdict};
+use agent_common::abi::{Counter, EventLoop, Policy, SELECTION_WORDS, VERDICT_BITS, Verdict};
 use aya::{
     Ebpf,
     maps::{Array, HashMap, Map, MapData, MapError, PerCpuArray, RingBuf},
@@ -193,19 +193,19 @@ impl Policies {
 }
 
 /// `RUNTIMES`: processes about whose run-time system the causality rules know something.
-pub struct Runtimes(HashMap<MapData, u32, u32>);
+pub struct Runtimes(HashMap<MapData, u32, [u64; 3]>);
 
 impl Runtimes {
-    /// Notes what the event loop of a process does, in the bits of [`agent_common::wire::decide::event_loop`]; 0 forgets it.
+    /// Notes what the event loop of a process does; one without flags is forgotten.
     ///
     /// # Errors
     /// When the map is full or the system call fails.
-    pub fn set_event_loop(&mut self, tgid: u32, bits: u32) -> Result<(), MapError> {
-        if bits == 0 {
-            self.remove(tgid)
-        } else {
-            self.0.insert(tgid, bits, 0)
+    pub fn set_event_loop(&mut self, tgid: u32, event_loop: EventLoop) -> Result<(), MapError> {
+        if event_loop.flags == 0 {
+            return self.remove(tgid);
         }
+        let value: [u64; 3] = transmute!(event_loop);
+        self.0.insert(tgid, value, 0)
     }
 
     /// Forgets a process that ended or runs another program; one that was never noted is fine.

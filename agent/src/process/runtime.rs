@@ -32,7 +32,7 @@ pub enum Runtime {
 impl Runtime {
     /// What its event loop does between two reads, in the bits of [`event_loop`]; 0 where nothing is known.
     #[must_use]
-    pub const fn event_loop(self) -> u32 {
+    pub const fn event_loop(self) -> u64 {
         match self {
             Self::Nginx => event_loop::IN_ORDER,
             Self::Libuv => event_loop::DEFERS,

@@ -1,7 +1,6 @@
 //! Traces this machine until somebody asks for the end.
 
 use std::{
-    collections::HashMap,
     fs,
     hash::{BuildHasher, RandomState},
     path::Path,
@@ -14,6 +13,7 @@ use tracing::{info, warn};
 
 use super::{
     RunError,
+    event_loops::EventLoops,
     outputs::{KernelValues, Outputs, Printing},
     signals::Signals,
 };
@@ -34,7 +34,7 @@ use crate::{
         hooks::Feature,
         live::LivePositions,
         log::KernelLog,
-        maps::{Counters as KernelCounters, Runtimes, Selection as Verdicts},
+        maps::{Counters as KernelCounters, Selection as Verdicts},
         settings::{Settings, Value},
     },
     process::{
@@ -131,8 +131,7 @@ pub fn run(config: &Config, record: Option<(&Path, bool)>) -> Result<(), RunErro
             table,
             told: IdSet::default(),
             verdicts: maps.selection,
-            runtimes: maps.runtimes,
-            event_loops: HashMap::new(),
+            event_loops: EventLoops::new(maps.runtimes),
             recorder,
             counters,
         },
@@ -234,9 +233,7 @@ struct Inner {
     /// Processes whose facts the pipeline has.
     told: IdSet<ProcessKey>,
     verdicts: Verdicts,
-    runtimes: Runtimes,
-    /// What stands in `runtimes`.
-    event_loops: HashMap<u32, u32>,
+    event_loops: EventLoops,
     recorder: Option<Recorder>,
     counters: Arc<Counters>,
 }
@@ -325,6 +322,7 @@ impl Agent {
         self.inner.push(&Input::Tick(now_ns));
         self.ask_positions();
         self.inner.table.expire(now_ns);
+        self.inner.look_at_event_loops(now_ns);
         outputs.tick(now_ns);
     }
 
@@ -411,22 +409,14 @@ impl Inner {
             self.judge(tgid, verdict);
         }
         for (tgid, runtime) in self.table.scan_runtimes() {
-            self.note_event_loop(tgid, runtime.event_loop());
+            self.event_loops.note(tgid, runtime);
         }
+        self.look_at_event_loops(clock::monotonic_ns());
     }
 
-    /// Tells the kernel what the event loop of a process does between two reads.
-    fn note_event_loop(&mut self, tgid: u32, bits: u32) {
-        let before = if bits == 0 {
-            self.event_loops.remove(&tgid)
-        } else {
-            self.event_loops.insert(tgid, bits)
-        };
-        if before.unwrap_or(0) != bits
-            && let Err(error) = self.runtimes.set_event_loop(tgid, bits)
-        {
-            warn!(tgid, %error, "cannot tell the kernel of a runtime; some calls of it will have no parent");
-        }
+    fn look_at_event_loops(&mut self, now_ns: u64) {
+        let table = &self.table;
+        self.event_loops.tick(now_ns, |tgid| table.dispatch(tgid));
     }
 
     /// One record of the ring buffer.
@@ -457,18 +447,17 @@ impl Inner {
                     start_ns: exec.process_start_ns,
                 };
                 self.change(exec.into());
+                self.event_loops.forget(exec.tgid);
                 self.told.remove(&key);
                 self.tell(u64::from(exec.tgid) << 32, exec.process_start_ns);
             }
             Event::Fork(fork) => {
                 self.change(fork.into());
-                if let Some(bits) = self.event_loops.get(&fork.parent_tgid).copied() {
-                    self.note_event_loop(fork.tgid, bits);
-                }
+                self.event_loops.forked(fork.parent_tgid, fork.tgid);
             }
             Event::Exit(exit) => {
                 self.change(exit.into());
-                self.note_event_loop(exit.tgid, 0);
+                self.event_loops.forget(exit.tgid);
                 self.told.remove(&ProcessKey {
                     tgid: exit.tgid,
                     start_ns: exit.process_start_ns,
@@ -492,8 +481,8 @@ impl Inner {
         self.told.insert(key);
         if let Some(facts) = self.table.facts(key) {
             self.push(&Input::Process(&facts));
-            let bits = self.table.runtime(key).event_loop();
-            self.note_event_loop(key.tgid, bits);
+            let runtime = self.table.runtime(key);
+            self.event_loops.note(key.tgid, runtime);
         }
     }
 

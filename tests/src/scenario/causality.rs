@@ -1,11 +1,16 @@
 //! Which incoming request an outgoing one belongs to. The truth is an id in every path; a wrong link fails, a missing one is counted.
 
+use std::sync::{
+    Arc,
+    atomic::{AtomicU32, Ordering},
+};
+
 use anyhow::Result;
 
 use super::Scenario;
 use crate::harness::{
-    Context, PATIENCE, agent::Setup, collector::Collector, load, process::Program, service,
-    trace::Span,
+    Context, PATIENCE, agent::Setup, collector::Collector, load, process::Program,
+    scripted::Scripted, service, trace::Span,
 };
 
 pub(super) const SCENARIOS: &[Scenario] = &[
@@ -24,6 +29,8 @@ pub(super) const SCENARIOS: &[Scenario] = &[
     Scenario::full("causality_nginx_new_connections_16", |context| {
         nginx(context, 16, false)
     }),
+    Scenario::full("causality_nginx_delayed_16", nginx_delayed),
+    Scenario::full("causality_nginx_retry_16", nginx_retry),
     Scenario::full("causality_asyncio_concurrency_1", |context| {
         asyncio(context, 1)
     }),
@@ -94,6 +101,71 @@ fn nginx(context: &mut Context, connections: u32, keepalive: bool) -> Result<()>
         may_miss: connections > 1,
     };
     measure(context, &work, &(front, port), &back)
+}
+
+/// Half of the calls are begun by a timer, in the midst of the others' reads.
+fn nginx_delayed(context: &mut Context) -> Result<()> {
+    let back = slow_backend(context)?;
+    let port = context.port();
+    let backend = format!("127.0.0.1:{}", back.1);
+    let values = [("BACKEND", backend.as_str())];
+    let front = service::nginx(context, "delayed.conf", port, &values)?;
+    let work = Work {
+        service: "nginx",
+        prefix: "/p",
+        requests: 160,
+        connections: 16,
+        calls: 1,
+        may_miss: true,
+    };
+    measure(context, &work, &(front, port), &back)
+}
+
+/// Half of the requests are sent to a backend that never answers, and again to another one when a timer says so.
+fn nginx_retry(context: &mut Context) -> Result<()> {
+    const REQUESTS: u32 = 96;
+    const CONNECTIONS: u32 = 16;
+    let unanswered = Arc::new(AtomicU32::new(0));
+    let counter = Arc::clone(&unanswered);
+    let silent = Scripted::start(context, move |_, _| {
+        counter.fetch_add(1, Ordering::Relaxed);
+        Ok(())
+    })?;
+    let back = slow_backend(context)?;
+    let port = context.port();
+    let backend = format!("127.0.0.1:{}", back.1);
+    let silent_address = format!("127.0.0.1:{}", silent.port());
+    let values = [
+        ("BACKEND", backend.as_str()),
+        ("SILENT", silent_address.as_str()),
+    ];
+    let _front = service::nginx(context, "retry.conf", port, &values)?;
+    let collector = Collector::start()?;
+    let agent = Setup::grpc(&collector)
+        .port(port)
+        .port(back.1)
+        .port(silent.port())
+        .start(context)?;
+    load::numbered(port, "/p", REQUESTS, CONNECTIONS)?;
+    let unanswered = unanswered.load(Ordering::Relaxed) as usize;
+    let calls = REQUESTS as usize + unanswered;
+    collector.wait_for_quiet(2 * (REQUESTS as usize + calls), PATIENCE / 3);
+    let statistics = agent.stop()?;
+    let spans = collector.spans();
+    let outgoing = spans
+        .clients()
+        .filter(|span| span.path().starts_with("/b/"));
+    let links = load::judge(&spans, &outgoing, "nginx");
+    println!(
+        "nginx with {unanswered} retries: {} right, {} missing, {} wrong of {calls}",
+        links.right, links.missing, links.wrong
+    );
+    assert_eq!(links.wrong, 0, "{links:?}");
+    assert!(unanswered > 0, "no request was sent again");
+    if statistics.get("programs_missed") == 0 {
+        assert_eq!(outgoing.len(), calls, "{statistics}");
+    }
+    Ok(())
 }
 
 fn asyncio(context: &mut Context, connections: u32) -> Result<()> {
