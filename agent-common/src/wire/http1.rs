@@ -161,6 +161,14 @@ impl Pending {
         self.count = self.count.saturating_sub(1);
     }
 
+    /// Whether one of those that wait is a CONNECT.
+    #[must_use]
+    #[inline(always)]
+    pub fn has_connect(&self) -> bool {
+        // The higher bit of a pair is set for no other kind.
+        self.kinds & 0xaaaa_aaaa != 0
+    }
+
     /// Requests that wait.
     #[must_use]
     #[inline(always)]
@@ -268,13 +276,16 @@ mod tests {
         assert_eq!(pending.first(), None);
         assert!(pending.push(MethodKind::Head as u8));
         assert!(pending.push(MethodKind::Other as u8));
+        assert!(!pending.has_connect());
         assert!(pending.push(MethodKind::Connect as u8));
+        assert!(pending.has_connect());
         assert_eq!(pending.first(), Some(MethodKind::Head));
         pending.pop();
         assert_eq!(pending.first(), Some(MethodKind::Other));
         pending.pop();
         assert_eq!(pending.first(), Some(MethodKind::Connect));
         pending.pop();
+        assert!(!pending.has_connect());
         assert_eq!((pending.first(), pending.count()), (None, 0));
         for _ in 0..Pending::LIMIT {
             assert!(pending.push(0));

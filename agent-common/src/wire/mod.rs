@@ -4,6 +4,7 @@
 
 pub mod decide;
 pub mod http1;
+pub mod inject;
 pub mod sampling;
 pub mod scan;
 pub mod traceparent;

@@ -84,6 +84,8 @@ pub mod head_flags {
     pub const CHUNKED: u32 = 1 << 7;
     /// A Transfer-Encoding that ends otherwise.
     pub const ENCODING_OTHER: u32 = 1 << 8;
+    /// A line that was cut, and therefore not read, begins like a `traceparent`.
+    pub const TRACEPARENT_CUT: u32 = 1 << 9;
 }
 
 /// What is known of a head. Lives across blocks and segments.
@@ -357,6 +359,12 @@ pub fn judge<B: Bytes>(bytes: &B, head: &mut Head, lines: &Lines, start: u64, en
         }
     }
     head.length = head.length.wrapping_add((end - start) as u32);
+    if unfinished > CARRY
+        && whole != 0
+        && differs_traceparent(bytes.word(line), bytes.word(line + 8)) == 0
+    {
+        head.flags |= head_flags::TRACEPARENT_CUT;
+    }
     if unfinished > CARRY || whole == 0 {
         head.flags |= head_flags::CUT_LINE;
         head.carry = if unfinished > CARRY {
@@ -593,6 +601,13 @@ pub fn take_traceparent<B: Bytes>(bytes: &B, head: &mut Head, lines: &Lines) {
         }
         None => head.flags |= head_flags::TRACEPARENT_BAD,
     }
+}
+
+/// Index of the value of the `traceparent` that [`find_lines`] has found.
+#[must_use]
+#[inline(always)]
+pub fn traceparent_value<B: Bytes>(bytes: &B, lines: &Lines) -> u64 {
+    skip_space(bytes, lines.traceparent_at)
 }
 
 #[inline(always)]

@@ -284,3 +284,18 @@ proptest! {
         }
     }
 }
+
+#[test]
+fn knows_of_a_traceparent_that_is_too_long_to_be_read() {
+    let padding = " ".repeat(2 * CARRY as usize);
+    let head = |name: &str| format!("GET / HTTP/1.1\r\n{name}:{padding}00-x\r\nA: b\r\n\r\n");
+    let cut = |name: &str| {
+        let text = head(name);
+        let (first, second) = text.as_bytes().split_at(30 + CARRY as usize + name.len());
+        let (head, end) = scan_pieces(&[first, second]);
+        assert_eq!(end, Ok(text.len() as u64));
+        head.flags
+    };
+    assert_eq!(cut("TraceParent"), head_flags::TRACEPARENT_CUT);
+    assert_eq!(cut("traceparenx"), 0);
+}
