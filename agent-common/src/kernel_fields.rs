@@ -104,6 +104,10 @@ macro_rules! for_each_kernel_field {
                 O_SOCK_SK_TYPE: OPTIONAL, 2, [("sock", "sk_type")];
                 /// `struct socket *` of a sock, null for one that was not accepted yet or is orphaned.
                 O_SOCK_SK_SOCKET: OPTIONAL, 8, [("sock", "sk_socket")];
+                /// Bytes of the send queue, with what the kernel needs to keep them.
+                O_SOCK_SK_WMEM_QUEUED: OPTIONAL, 4, [("sock", "sk_wmem_queued")];
+                /// Bytes that the send queue may have.
+                O_SOCK_SK_SNDBUF: OPTIONAL, 4, [("sock", "sk_sndbuf")];
                 /// Pending error, a positive errno.
                 O_SOCK_SK_ERR: OPTIONAL, 4, [("sock", "sk_err")];
 
@@ -111,6 +115,10 @@ macro_rules! for_each_kernel_field {
                 O_TCP_SOCK_WRITE_SEQ: REQUIRED, 4, [("tcp_sock", "write_seq")];
                 /// Position after the last byte that was read by the application.
                 O_TCP_SOCK_COPIED_SEQ: REQUIRED, 4, [("tcp_sock", "copied_seq")];
+                /// Unsent bytes that the process lets the kernel queue, 0 for what is set for the network namespace.
+                O_TCP_SOCK_NOTSENT_LOWAT: OPTIONAL, 4, [("tcp_sock", "notsent_lowat")];
+                /// The same for all sockets of a network namespace.
+                O_NET_SYSCTL_TCP_NOTSENT_LOWAT: OPTIONAL, 4, [("net", "ipv4.sysctl_tcp_notsent_lowat")];
                 /// Position after the last byte that the peer acknowledged.
                 O_TCP_SOCK_SND_UNA: OPTIONAL, 4, [("tcp_sock", "snd_una")];
                 /// Position of the next byte expected from the peer.

@@ -71,6 +71,44 @@ counters! {
     Decisions = 23, "decisions";
     /// Runs in place of a program that the kernel skipped because another task was inside it on the same CPU.
     ProgramsStoodIn = 24, "programs_stood_in";
+    /// Connections put into the sockhash.
+    InjectSockets = 25, "inject_sockets";
+    /// Connections not put there, because their peer is in none of the configured networks.
+    InjectUntrusted = 26, "inject_untrusted";
+    /// Connections that the kernel did not take there.
+    InjectSocketsRefused = 27, "inject_sockets_refused";
+    /// Connections not put there because `INJECTIONS` was full.
+    InjectionsFull = 28, "injections_full";
+    /// Sends of a request on a connection of the sockhash: each ends in one of the counters that follow.
+    InjectRequests = 29, "inject_requests";
+    /// Requests that got a header.
+    InjectInserted = 30, "inject_inserted";
+    /// Requests whose forwarded header got another parent id.
+    InjectRewritten = 31, "inject_rewritten";
+    /// Requests with a context of their own.
+    InjectOwnContext = 32, "inject_own_context";
+    /// Requests whose start was not proven.
+    InjectUnproven = 33, "inject_unproven";
+    /// Requests whose place lay in an earlier send.
+    InjectSplit = 34, "inject_split";
+    /// Requests whose lines do not end with CRLF.
+    InjectLineEnds = 35, "inject_line_ends";
+    /// CONNECT requests, and requests behind one.
+    InjectTunnel = 36, "inject_tunnel";
+    /// Requests for which the send buffer might not have had room, or on a socket that was about to close or to encrypt.
+    InjectNoRoom = 37, "inject_no_room";
+    /// Requests of one send beyond those that get a header, or too far inside it.
+    InjectBeyondLimit = 38, "inject_beyond_limit";
+    /// Headers of a send that the kernel did not begin.
+    InjectUnsent = 39, "inject_unsent";
+    /// Headers meant for another send than the one that came.
+    InjectOtherSend = 40, "inject_other_send";
+    /// Headers not written because the bytes had changed since they were looked at.
+    InjectChanged = 41, "inject_changed";
+    /// Headers that the kernel did not let us write.
+    InjectRefused = 42, "inject_refused";
+    /// Bytes put into streams.
+    InjectBytes = 43, "inject_bytes";
 }
 
 impl Counter {

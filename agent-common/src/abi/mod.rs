@@ -10,6 +10,7 @@
 mod connection;
 mod counter;
 mod decision;
+mod injection;
 mod map;
 mod process;
 mod segment;
@@ -20,6 +21,7 @@ pub use self::{
     connection::{Close, CloseReason, Open, Origin, Role},
     counter::Counter,
     decision::{Decision, DecisionRecord, Method, Source, decision_flags},
+    injection::{Injection, InjectionSlot, InjectionState},
     map::{
         EventLoop, LIVE_BATCH, LiveRequest, Policy, PolicyKind, SELECTION_WORDS, VERDICT_BITS,
         Verdict,
@@ -49,6 +51,8 @@ pub enum Kind {
     Exit = 6,
     /// [`Fork`]: a process began.
     Fork = 7,
+    /// [`Header`] alone: the connection speaks no HTTP/1 any more; nothing will be written into it, so its socket can be let go.
+    Release = 8,
 }
 
 impl Kind {
@@ -63,6 +67,7 @@ impl Kind {
             5 => Self::Exec,
             6 => Self::Exit,
             7 => Self::Fork,
+            8 => Self::Release,
             _ => return None,
         })
     }

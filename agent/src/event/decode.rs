@@ -66,6 +66,7 @@ pub fn decode(record: &[u8]) -> Result<Event<'_>, Refused> {
         Kind::Exec => Event::Exec(view(record).ok_or(length)?),
         Kind::Exit => Event::Exit(view(record).ok_or(length)?),
         Kind::Fork => Event::Fork(view(record).ok_or(length)?),
+        Kind::Release => Event::Release(view(record).ok_or(length)?),
     })
 }
 
@@ -130,6 +131,7 @@ pub(super) mod tests {
             Kind::Exec => size_of::<abi::Exec>(),
             Kind::Exit => size_of::<abi::Exit>(),
             Kind::Fork => size_of::<abi::Fork>(),
+            Kind::Release => size_of::<Header>(),
         }
     }
 
@@ -164,6 +166,7 @@ pub(super) mod tests {
             Kind::Exec,
             Kind::Exit,
             Kind::Fork,
+            Kind::Release,
         ])
     }
 
@@ -177,6 +180,7 @@ pub(super) mod tests {
             Event::Exec(record) => record.as_bytes().to_vec(),
             Event::Exit(record) => record.as_bytes().to_vec(),
             Event::Fork(record) => record.as_bytes().to_vec(),
+            Event::Release(record) => record.as_bytes().to_vec(),
         }
     }
 

@@ -29,6 +29,8 @@ pub enum Event<'a> {
     Exit(&'a abi::Exit),
     /// A process began.
     Fork(&'a abi::Fork),
+    /// The connection that it names speaks no HTTP/1 any more.
+    Release(&'a abi::Header),
 }
 
 /// CLOCK_MONOTONIC and real time, read together.

@@ -139,7 +139,7 @@ impl Pipeline {
                 };
                 self.exited.push_back((exit.header.time_ns, key));
             }
-            Event::Exec(_) | Event::Fork(_) => {}
+            Event::Exec(_) | Event::Fork(_) | Event::Release(_) => {}
         }
     }
 

@@ -463,7 +463,7 @@ impl Inner {
                     start_ns: exit.process_start_ns,
                 });
             }
-            Event::Close(_) => {}
+            Event::Close(_) | Event::Release(_) => {}
         }
     }
 

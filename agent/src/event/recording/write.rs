@@ -198,9 +198,9 @@ fn blank_record(record: &mut [u8]) {
             blank_tail(&mut close.sent);
             blank_tail(&mut close.received);
         }),
-        Some(Kind::Open | Kind::Decision | Kind::Exec | Kind::Exit | Kind::Fork) => {
-            Some(record.len())
-        }
+        Some(
+            Kind::Open | Kind::Decision | Kind::Exec | Kind::Exit | Kind::Fork | Kind::Release,
+        ) => Some(record.len()),
         None => None,
     };
     let payload_from = payload_from.unwrap_or(size_of::<abi::Header>());
