@@ -11,6 +11,7 @@ use aya_ebpf::helpers::generated::{bpf_get_smp_processor_id, bpf_ktime_get_ns};
 use crate::{
     context, emit,
     globals::{fault, faulty, global},
+    inject,
     kernel::{
         sock::{self, AF_UNIX, IPPROTO_TCP, Identity},
         task,
@@ -42,6 +43,12 @@ pub(crate) mod flags {
     pub(crate) const FIN_SENT: u32 = 1 << 8;
     /// Connected, but its addresses were not there yet.
     pub(crate) const ADDRESS_LATE: u32 = 1 << 9;
+    /// It stands in `INJECTIONS`.
+    pub(crate) const INJECTABLE: u32 = 1 << 10;
+    /// It is in the sockhash.
+    pub(crate) const ENROLLED: u32 = 1 << 11;
+    /// A send into which something was put is being queued at this moment: how far it is cannot be told.
+    pub(crate) const UNDER_WAY: u32 = 1 << 12;
 }
 
 /// Bits of [`Request::flags`].
@@ -93,7 +100,9 @@ pub(crate) struct Stream {
     pub(crate) tries: u8,
     /// 1: the first bytes of an unknown protocol were shipped.
     pub(crate) detected: u8,
-    pub(crate) reserved: [u8; 5],
+    /// 1: the newest message begins where the one before it ended.
+    pub(crate) proven: u8,
+    pub(crate) reserved: [u8; 4],
 }
 
 /// Value of `SOCKETS`.
@@ -113,6 +122,12 @@ pub(crate) struct Socket {
     pub(crate) last_direction: u8,
     /// Bytes that the policy captures.
     pub(crate) limit: u32,
+    /// Bytes of ours among those sent: positions do not count them, `write_seq` does.
+    pub(crate) inserted: u32,
+    /// Bytes of ours that the send under way is to get.
+    pub(crate) planned: u32,
+    /// Position, as the receiver counts, under which the last request's same-kernel record was stored.
+    pub(crate) handover_position: u64,
     /// Who connected, accepted or used it first.
     pub(crate) opener: u64,
     pub(crate) opener_start: u64,
@@ -202,6 +217,9 @@ pub(crate) fn stage<'a>(scratch: &'a mut Scratch, origin: Origin, role: Role) ->
     socket.origin = origin as u8;
     socket.last_direction = 2;
     socket.limit = 0;
+    socket.inserted = 0;
+    socket.planned = 0;
+    socket.handover_position = 0;
     socket.opener = work.pid_tgid;
     socket.opener_start = work.process_start_ns;
     socket.connect_start_ns = 0;
@@ -375,6 +393,7 @@ pub(crate) fn close(sk: u64, reason: CloseReason) {
     };
     let time_ns = now();
     let identity = Identity::from_word(socket.identity);
+    inject::refresh(sk, socket, None, true);
     if !socket.has(flags::COUNTED) && identity.family != AF_UNIX && !socket.has(flags::CONNECTING) {
         unwrap(socket, sk, sock::write_seq(sk), sock::copied_seq(sk));
     }
@@ -397,6 +416,7 @@ pub(crate) fn close(sk: u64, reason: CloseReason) {
             reserved: [0; 7],
         });
     }
+    inject::forget(sk, socket);
     for direction in 0..2u64 {
         let phase = socket.streams[direction as usize].phase;
         if phase == Phase::Head as u8 {
@@ -419,9 +439,10 @@ pub(crate) fn state_of(stream: &Stream) -> State {
 /// Brings both positions up to the sequence numbers.
 #[inline(always)]
 pub(crate) fn unwrap(socket: &mut Socket, sk: u64, write_seq: u32, copied_seq: u32) {
-    if !socket.has(flags::FIN_SENT) {
+    if socket.flags & (flags::FIN_SENT | flags::UNDER_WAY) == 0 {
         let sent = &mut socket.streams[Direction::Send as usize].state.position;
-        let delta = distance(*sent, socket.send_base, write_seq);
+        let base = socket.send_base.wrapping_add(socket.inserted);
+        let delta = distance(*sent, base, write_seq);
         *sent = sent.wrapping_add(delta);
     }
     let read = &mut socket.streams[Direction::Receive as usize].state.position;

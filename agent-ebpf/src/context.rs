@@ -400,7 +400,7 @@ pub(crate) fn take_over(key: HandoverKey) -> Option<Handover> {
 pub(crate) fn forget_handover(sk: u64, socket: &mut Socket) {
     if socket.has(flags::HANDED_OVER) {
         socket.flags &= !flags::HANDED_OVER;
-        let key = sending_key(sk, socket, socket.request.decision.position);
+        let key = sending_key(sk, socket, socket.handover_position);
         let _ = HANDOVERS.remove(key);
     }
 }

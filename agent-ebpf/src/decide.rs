@@ -36,7 +36,7 @@ fn header_context(head: &Head) -> Option<Context> {
 }
 
 #[inline(always)]
-fn words(trace_id: [u8; 16]) -> [u64; 2] {
+pub(crate) fn words(trace_id: [u8; 16]) -> [u64; 2] {
     let [a, b, c, d, e, f, g, h, i, j, k, l, m, n, o, p] = trace_id;
     [
         u64::from_ne_bytes([a, b, c, d, e, f, g, h]),
@@ -394,7 +394,10 @@ pub(crate) fn client(work: &mut Work, socket: &mut Socket) {
     }
     if socket.has(flags::BASES_EXACT) {
         // Built in scratch: the stack is full enough.
-        work.handover_key = context::sending_key(work.sk, socket, work.message_start);
+        // The receiver counts what is put into the stream, too.
+        let ours = socket.inserted.wrapping_add(socket.planned);
+        socket.handover_position = work.message_start.wrapping_add(u64::from(ours));
+        work.handover_key = context::sending_key(work.sk, socket, socket.handover_position);
         work.handover = Handover {
             trace_id: words(work.decision.trace_id),
             span_id: u64::from_ne_bytes(work.decision.span_id),
@@ -404,6 +407,9 @@ pub(crate) fn client(work: &mut Work, socket: &mut Socket) {
             work.decision.decision_flags |= decision_flags::PROPAGATED;
             socket.flags |= flags::HANDED_OVER;
         }
+    }
+    if socket.has(flags::ENROLLED) && (header.is_none() || forwarded) {
+        work.decision.decision_flags |= decision_flags::PROPAGATED;
     }
     socket.request.decision = work.decision;
     count(Counter::ClientDecisions);

@@ -46,6 +46,10 @@ pub static FAULT: u32 = 0;
 #[unsafe(no_mangle)]
 pub static LOG: u32 = 0;
 
+/// 1: trace context is written into requests.
+#[unsafe(no_mangle)]
+pub static INJECT: u32 = 0;
+
 /// Bits of [`FAULT`].
 pub mod fault {
     /// The ring buffer takes nothing of every 16th record.

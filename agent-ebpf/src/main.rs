@@ -12,6 +12,7 @@ mod decide;
 mod emit;
 pub mod globals;
 mod hook;
+mod inject;
 mod kernel;
 mod log;
 mod maps;

@@ -1,6 +1,8 @@
 //! The maps, with their sizes and what they cost. Who writes each and who deletes its entries stands in ARCHITECTURE.md.
 
-use agent_common::abi::{Counter, EventLoop, LIVE_BATCH, LiveRequest, Policy, SELECTION_WORDS};
+use agent_common::abi::{
+    Counter, EventLoop, Injection, LIVE_BATCH, LiveRequest, Policy, SELECTION_WORDS,
+};
 use aya_ebpf::{
     macros::map,
     maps::{Array, HashMap, PerCpuArray, RingBuf},
@@ -28,6 +30,8 @@ pub(crate) const HANDOVERS_MAX: u32 = 16_384;
 pub(crate) const FORWARDS_MAX: u32 = 16_384;
 /// Processes whose run-time system is known: 0.4 MB.
 pub(crate) const RUNTIMES_MAX: u32 = 4_096;
+/// Connections into whose requests something is written: 2 MB, or one entry where that is off.
+pub(crate) const INJECTIONS_MAX: u32 = 8_192;
 /// One bit per port: 8 KiB.
 pub(crate) const PORT_WORDS: u32 = 1_024;
 
@@ -53,6 +57,9 @@ pub(crate) static FORWARDS: HashMap<ForwardKey, Forward> =
     HashMap::with_max_entries(FORWARDS_MAX, 0);
 #[map]
 pub(crate) static RUNTIMES: HashMap<u32, EventLoop> = HashMap::with_max_entries(RUNTIMES_MAX, 0);
+#[map]
+pub(crate) static INJECTIONS: HashMap<u64, Injection> =
+    HashMap::with_max_entries(INJECTIONS_MAX, 0);
 #[map]
 pub(crate) static LIVE: Array<LiveRequest> = Array::with_max_entries(LIVE_BATCH, 0);
 #[map]

@@ -112,7 +112,12 @@ pub(crate) struct Work {
     /// 1: a send of bytes that were offered before, whose decision stands.
     pub(crate) repeated: u32,
     pub(crate) decisions: u32,
-    pub(crate) reserved: u32,
+    /// The head's last four bytes, the first one lowest.
+    pub(crate) ending: u32,
+    /// Where in the segment the `traceparent` value begins, [`GONE`](agent_common::wire::inject::GONE) when it does not.
+    pub(crate) value_at: u32,
+    /// 1: the connection has turned out to speak no HTTP/1.
+    pub(crate) releases: u32,
     pub(crate) message_start: u64,
     pub(crate) head: Head,
     pub(crate) lines: Lines,

@@ -103,6 +103,7 @@ fn complete(work: &mut Work, socket: &mut Socket, direction: usize) -> bool {
             other.phase = Phase::Opaque as u8;
             other.detected = 1;
             socket.streams[direction].detected = 1;
+            work.releases = 1;
             Phase::Opaque
         }
     };

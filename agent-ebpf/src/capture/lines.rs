@@ -2,7 +2,11 @@
 
 use agent_common::wire::scan::{self, CARRY, Outcome};
 
-use crate::scratch::{self, Found, View, Work};
+use super::step::FRESH;
+use crate::{
+    globals::global,
+    scratch::{self, Found, View, Work},
+};
 
 /// Outcomes of [`ut_judge`].
 pub(super) mod outcome {
@@ -21,7 +25,8 @@ pub extern "C" fn ut_find_lines(level: u32) -> u32 {
     let Some(scratch) = scratch::get(level) else {
         return 0;
     };
-    if scratch.work.head.carry != 0 {
+    // Also where no line is unfinished: the head's last bytes are asked for.
+    if scratch.work.continued != FRESH {
         let carry = scratch.unfinished.carry;
         scratch.bytes[..carry.len()].copy_from_slice(&carry);
     }
@@ -45,6 +50,14 @@ pub extern "C" fn ut_traceparent(level: u32) -> u32 {
     let view = View::of(scratch);
     let work = &mut scratch.work;
     scan::take_traceparent(&view, &mut work.head, &work.lines);
+    if global!(INJECT) != 0 {
+        let index = scan::traceparent_value(&view, &work.lines) as u32;
+        // In an earlier send this is before the segment, and wraps to a place that is none.
+        work.value_at = work
+            .block_offset
+            .wrapping_add(index)
+            .wrapping_sub(CARRY as u32);
+    }
     0
 }
 
@@ -63,6 +76,7 @@ pub extern "C" fn ut_judge(level: u32) -> u32 {
     match scan::judge(&view, &mut work.head, &work.lines, start, end) {
         Outcome::End(index) => {
             work.scan_end = index as u32;
+            work.ending = scan::Bytes::word(&view, index.wrapping_sub(4)) as u32;
             outcome::END
         }
         Outcome::More => outcome::MORE,

@@ -15,7 +15,10 @@ mod unfinished;
 
 use agent_common::{
     abi::{Direction, PolicyKind, Role, SlotKind, segment_flags},
-    wire::http1::{self, Phase},
+    wire::{
+        http1::{self, Phase},
+        inject::GONE,
+    },
 };
 
 pub(crate) use self::block::begins_response;
@@ -28,6 +31,8 @@ use self::{
 use crate::{
     conn::{self, Socket, flags, ut_first_seen},
     decide,
+    globals::global,
+    inject::{self, ut_instruct, ut_release},
     kernel::sock::{IPPROTO_MPTCP, Identity},
     scratch::{self, Work},
 };
@@ -112,6 +117,7 @@ fn observe(work: &mut Work, socket: &mut Socket) {
     work.policy = u32::from(socket.policy);
     let receive = work.direction == Direction::Receive as u32;
     let length = u64::from(work.length);
+    inject::refresh(work.sk, socket, Some(work.write_seq), !receive);
     if socket.has(flags::COUNTED) {
         work.flags |= segment_flags::COUNTED;
     } else {
@@ -155,11 +161,16 @@ fn follow(level: u32, work: *mut Work, turn: bool) {
     work.continued = FRESH;
     work.ship = 0;
     work.turn = u32::from(turn);
+    work.value_at = GONE;
+    work.releases = 0;
     for _ in 0..STEPS {
         // Called from here and not from within the step: the kernel adds up the stacks of all nested calls.
         let mut result = ut_step(level);
         if result == COMPLETE {
             result = ut_complete(level);
+            if global!(INJECT) != 0 {
+                ut_instruct(level);
+            }
         }
         if result == DONE {
             break;
@@ -167,6 +178,9 @@ fn follow(level: u32, work: *mut Work, turn: bool) {
     }
     if work.wants_snapshot != 0 {
         ut_snapshot(level);
+    }
+    if global!(INJECT) != 0 && work.releases != 0 {
+        ut_release(level);
     }
     finish_block(level, work);
 }

@@ -6,6 +6,7 @@ use agent_common::{
     abi::{Counter, Direction, PolicyKind, Role, segment_flags},
     wire::{
         http1::{self, Phase},
+        inject::GONE,
         scan::{self, CARRY, Head},
     },
 };
@@ -95,6 +96,12 @@ fn step(level: u32, scratch: *mut Scratch, socket: &mut Socket) -> u32 {
         }
         Step::Scan => {
             let work = &mut scratch.work;
+            work.value_at = GONE;
+            let stream = &mut socket.streams[direction];
+            // A message that is offered again began where it began.
+            if work.repeated == 0 && stream.phase != Phase::Head as u8 {
+                stream.proven = u8::from(stream.phase != Phase::Turn as u8);
+            }
             work.head = Head::default();
             work.message_start = work.position.wrapping_add(u64::from(work.cursor));
         }
@@ -305,6 +312,7 @@ fn refuse(work: &mut Work, socket: &mut Socket, direction: usize) {
         return;
     }
     stream.phase = Phase::Opaque as u8;
+    work.releases = 1;
     if !socket.has(flags::NOT_RECOGNISED) {
         socket.flags |= flags::NOT_RECOGNISED;
         count(Counter::ConnectionsNotRecognised);

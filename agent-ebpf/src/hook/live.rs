@@ -5,7 +5,7 @@ use aya_ebpf::{macros::raw_tracepoint, programs::RawTracePointContext};
 
 use crate::{
     conn::{self, flags},
-    emit,
+    emit, inject,
     kernel::sock,
     maps::LIVE,
 };
@@ -36,6 +36,7 @@ fn answer(index: u32) -> bool {
     if let Some(socket) = conn::find(sk)
         && socket.connection == request.connection
     {
+        inject::refresh(sk, socket, None, false);
         if !socket.has(flags::COUNTED) {
             conn::unwrap(socket, sk, sock::write_seq(sk), sock::copied_seq(sk));
         }

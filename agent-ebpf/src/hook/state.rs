@@ -15,6 +15,7 @@ use crate::{
     context::{self, Handover, UNTRACED},
     decide,
     globals::global,
+    inject,
     kernel::{
         sock::{
             self, IPPROTO_MPTCP, IPPROTO_TCP, TCP_CLOSE, TCP_ESTABLISHED, TCP_FIN_WAIT1,
@@ -151,6 +152,7 @@ fn established(sk: u64) {
         context::hand_over(&key, &mark);
         return;
     }
+    inject::want(sk, socket);
     conn::open(socket, sk, conn::now());
 }
 
@@ -196,6 +198,7 @@ fn finishing(sk: u64) {
     if let Some(socket) = conn::find(sk)
         && !socket.has(flags::COUNTED)
     {
+        inject::refresh(sk, socket, None, false);
         conn::unwrap(socket, sk, sock::write_seq(sk), sock::copied_seq(sk));
         socket.flags |= flags::FIN_SENT;
     }

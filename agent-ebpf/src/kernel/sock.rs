@@ -19,7 +19,7 @@ pub(crate) const TCP_SYN_SENT: u8 = 2;
 pub(crate) const TCP_FIN_WAIT1: u8 = 4;
 const TCP_TIME_WAIT: u8 = 6;
 pub(crate) const TCP_CLOSE: u8 = 7;
-const TCP_CLOSE_WAIT: u8 = 8;
+pub(crate) const TCP_CLOSE_WAIT: u8 = 8;
 pub(crate) const TCP_LAST_ACK: u8 = 9;
 const TCP_CLOSING: u8 = 11;
 pub(crate) const TCP_LISTEN: u8 = 10;
@@ -129,6 +129,42 @@ pub(crate) fn bases(sk: u64, connected: bool) -> Option<(u32, u32)> {
 pub(crate) fn has_upper_layer(sk: u64) -> bool {
     let offset = global!(O_INET_CONNECTION_SOCK_ICSK_ULP_OPS);
     offset != ABSENT && field::read::<u64>(sk, offset) != 0
+}
+
+/// What a socket may still queue for sending.
+pub(crate) struct SendQueue {
+    /// Bytes of memory in use.
+    pub(crate) used: u32,
+    /// Bytes of memory that it may use.
+    pub(crate) limit: u32,
+    /// Bytes of payload that may lie there unsent.
+    pub(crate) unsent_limit: u32,
+}
+
+/// What a TCP socket may still queue for sending; nothing where the kernel does not tell its limits.
+#[inline(always)]
+pub(crate) fn send_queue(sk: u64) -> SendQueue {
+    let mut unsent_limit = u32::MAX;
+    let (own, net) = (
+        global!(O_TCP_SOCK_NOTSENT_LOWAT),
+        global!(O_SOCK_COMMON_SKC_NET),
+    );
+    if own != ABSENT {
+        let limit: u32 = field::read(sk, own);
+        if limit != 0 {
+            unsent_limit = limit;
+        } else if net != ABSENT && global!(O_NET_SYSCTL_TCP_NOTSENT_LOWAT) != ABSENT {
+            unsent_limit = field::read(
+                field::read(sk, net),
+                global!(O_NET_SYSCTL_TCP_NOTSENT_LOWAT),
+            );
+        }
+    }
+    SendQueue {
+        used: field::read(sk, global!(O_SOCK_SK_WMEM_QUEUED)),
+        limit: field::read(sk, global!(O_SOCK_SK_SNDBUF)),
+        unsent_limit,
+    }
 }
 
 /// TCP state.
