@@ -10,6 +10,7 @@ pub mod doctor;
 pub mod event;
 pub mod exchange;
 pub mod export;
+pub mod inject;
 pub mod kernel;
 pub mod pipeline;
 pub mod probe;

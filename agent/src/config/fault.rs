@@ -66,6 +66,14 @@ faults! {
     ConnectionsOverLimit = "connections-over-limit";
     /// Processes are gone when they are examined.
     ProcessesVanish = "processes-vanish";
+    /// The self-test of header injection fails.
+    SelfTestFails = "self-test-fails";
+    /// Headers are written twice.
+    InjectTwice = "inject-twice";
+    /// Headers are written one byte late.
+    InjectLate = "inject-late";
+    /// Requests with a header lose a byte.
+    InjectLoss = "inject-loss";
     /// The agent is traced by itself.
     TraceOwn = "trace-own";
 }

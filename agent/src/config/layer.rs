@@ -6,7 +6,7 @@ use std::{path::PathBuf, str::FromStr};
 use clap::{ArgAction, Args};
 use serde::{Deserialize, Deserializer, de::Error};
 
-use super::{ConfigError, Env, fault::Fault, otlp::Section};
+use super::{ConfigError, Env, fault::Fault, network::Network, otlp::Section};
 use crate::process::{Glob, PortRange};
 
 /// What one source says; absent is `None` or empty.
@@ -51,6 +51,18 @@ pub struct Layer {
     /// Export url.query, which may hold secrets [env: UNDERTRACE_QUERY].
     #[arg(long, num_args = 0..=1, default_missing_value = "true", require_equals = true, value_name = "BOOL", help_heading = "What is traced (default: everything)")]
     pub query: Option<bool>,
+
+    /// Write trace context (`traceparent`) into plaintext HTTP/1.1 requests [env: UNDERTRACE_INJECT].
+    #[arg(long, num_args = 0..=1, default_missing_value = "true", require_equals = true, value_name = "BOOL", help_heading = "Trace context between hosts")]
+    pub inject: Option<bool>,
+    /// Write it only towards these networks; the default: private, loopback and link-local ones [env: UNDERTRACE_INJECT_TO].
+    #[arg(
+        long,
+        value_name = "CIDR",
+        value_delimiter = ',',
+        help_heading = "Trace context between hosts"
+    )]
+    pub inject_to: Vec<Network>,
 
     /// Print each trace as a waterfall; the default when nothing else is configured [env: UNDERTRACE_CONSOLE].
     #[arg(long, num_args = 0..=1, default_missing_value = "true", require_equals = true, value_name = "BOOL", help_heading = "Where spans go (OTLP: OTEL_EXPORTER_OTLP_ENDPOINT and its family)")]
@@ -114,6 +126,12 @@ impl Layer {
             pid: list(env, "UNDERTRACE_PID", "process ids separated by commas")?,
             cgroup: list(env, "UNDERTRACE_CGROUP", "globs separated by commas")?,
             query: truth(env, "UNDERTRACE_QUERY")?,
+            inject: truth(env, "UNDERTRACE_INJECT")?,
+            inject_to: list(
+                env,
+                "UNDERTRACE_INJECT_TO",
+                "networks such as 10.0.0.0/8, separated by commas",
+            )?,
             console: truth(env, "UNDERTRACE_CONSOLE")?,
             file: path("UNDERTRACE_FILE"),
             sampler: text("OTEL_TRACES_SAMPLER"),
@@ -143,6 +161,8 @@ impl Layer {
             pid: list(self.pid, lower.pid),
             cgroup: list(self.cgroup, lower.cgroup),
             query: self.query.or(lower.query),
+            inject: self.inject.or(lower.inject),
+            inject_to: list(self.inject_to, lower.inject_to),
             console: self.console.or(lower.console),
             file: self.file.or(lower.file),
             sampler: self.sampler.or(lower.sampler),

@@ -7,6 +7,7 @@ pub mod cli;
 pub mod fault;
 pub mod file;
 pub mod layer;
+pub mod network;
 pub mod otlp;
 pub mod sampler;
 
@@ -16,6 +17,7 @@ pub use self::{
     cli::{Cli, Command},
     fault::Fault,
     layer::Layer,
+    network::Network,
     sampler::Sampler,
 };
 use crate::{
@@ -50,6 +52,8 @@ pub struct Config {
     pub sampler: Sampler,
     /// Export `url.query`.
     pub query: bool,
+    /// Networks into whose requests trace context is written; none where it is not.
+    pub inject_to: Vec<Network>,
     /// Losses to force, for tests.
     pub faults: Vec<Fault>,
     /// Where the host's `/proc` is mounted.
@@ -161,6 +165,11 @@ impl Config {
             own_attributes: otlp::own_attributes(env),
             sampler: sampler::resolve(layer.sampler.as_deref(), layer.sampler_arg.as_deref())?,
             query: layer.query.unwrap_or(false),
+            inject_to: match (layer.inject.unwrap_or(false), layer.inject_to) {
+                (false, _) => Vec::new(),
+                (true, networks) if networks.is_empty() => Network::private(),
+                (true, networks) => networks,
+            },
             faults: layer.fault,
             proc_root: layer.proc_root.unwrap_or_else(|| PROC.into()),
             stats_json: layer.stats_json,

@@ -13,6 +13,7 @@ use serde::Serialize;
 use self::cost::Before;
 pub use self::cost::{Calls, Cost};
 use crate::{
+    inject,
     kernel::features::{Features, Finding, Severity},
     probe::{
         error::ProbeError,
@@ -41,6 +42,8 @@ pub struct Report {
     pub features: Vec<FeatureReport>,
     /// What became of each hook.
     pub hooks: Vec<HookReport>,
+    /// Whether trace context can be written into requests; none when that was not tried.
+    pub headers: Option<HeaderReport>,
     /// Members of kernel structs that this kernel does not have; the programs do without them.
     pub absent_members: Vec<String>,
     /// Memory of all maps, bytes.
@@ -49,6 +52,15 @@ pub struct Report {
     pub cost: Option<Cost>,
     /// Why the cost could not be measured.
     pub cost_error: Option<String>,
+}
+
+/// Whether trace context can be written into requests.
+#[derive(Clone, Debug, Serialize)]
+pub struct HeaderReport {
+    /// The kernel passed the self-test.
+    pub works: bool,
+    /// Why headers are not written here.
+    pub reason: Option<String>,
 }
 
 /// What became of a feature.
@@ -108,6 +120,7 @@ pub fn examine(proc: &Path) -> Report {
         tried: false,
         features: Vec::new(),
         hooks: Vec::new(),
+        headers: None,
         absent_members: Vec::new(),
         map_bytes: 0,
         cost: None,
@@ -138,6 +151,11 @@ fn try_all(features: Features, report: &mut Report) -> Result<(), ProbeError> {
         .map(|missing| format!("{}: {}", missing.member, missing.reason))
         .collect();
     report.judge(&kernel.plan);
+    let refused = inject::prove(&kernel.features, &[]).err();
+    report.headers = Some(HeaderReport {
+        works: refused.is_none(),
+        reason: refused.map(|error| error.to_string()),
+    });
     // Nobody is traced but this process, and it only while its calls are timed.
     let settings = Settings::default().with("SELECT_UNKNOWN", Value::U32(0));
     let mut loaded = kernel.load(&settings)?;

@@ -4,7 +4,7 @@
 
 use std::io::{self, Write};
 
-use super::{Cost, FeatureReport, HookReport, Report};
+use super::{Cost, FeatureReport, HeaderReport, HookReport, Report};
 use crate::{kernel::features::Severity, probe::plan::State};
 
 /// Columns before the second column of a table.
@@ -19,6 +19,9 @@ pub(super) fn write(report: &Report, out: &mut impl Write) -> io::Result<()> {
     machine(report, out)?;
     if !report.features.is_empty() {
         features(report, out)?;
+    }
+    if let Some(headers) = &report.headers {
+        write_headers(headers, out)?;
     }
     if let Some(cost) = &report.cost {
         write_cost(cost, report.map_bytes, out)?;
@@ -78,6 +81,23 @@ fn features(report: &Report, out: &mut impl Write) -> io::Result<()> {
         }
     }
     Ok(())
+}
+
+/// How context gets from one host to another.
+fn write_headers(headers: &HeaderReport, out: &mut impl Write) -> io::Result<()> {
+    const LABEL_TEXT: &str = "HTTP headers";
+    writeln!(out, "\nTrace context between hosts")?;
+    let Some(reason) = &headers.reason else {
+        return writeln!(
+            out,
+            "  fit      {LABEL_TEXT:<LABEL$} written into HTTP/1.1 requests by `run --inject`"
+        );
+    };
+    writeln!(
+        out,
+        "  REFUSED  {LABEL_TEXT:<LABEL$} `run --inject` writes none here"
+    )?;
+    indented(reason, out)
 }
 
 /// `fentry inet_sendmsg, fexit inet_recvmsg`.
@@ -244,6 +264,7 @@ mod tests {
                 hook(Attach::Exit("inet_recvmsg"), State::Chosen),
                 hook(Attach::Exit("other"), State::Off { reason }),
             ],
+            headers: None,
             absent_members: Vec::new(),
             map_bytes: 5 << 19,
             cost: Some(Cost {
@@ -263,6 +284,24 @@ mod tests {
             }),
             cost_error: None,
         }
+    }
+
+    #[test]
+    fn says_whether_headers_can_be_written() {
+        let mut report = report();
+        assert!(!written(&report).contains("between hosts"));
+        report.headers = Some(HeaderReport {
+            works: true,
+            reason: None,
+        });
+        assert!(written(&report).contains("  fit      HTTP headers           written into"));
+        report.headers = Some(HeaderReport {
+            works: false,
+            reason: Some("self-test: FIONREAD says 0".to_owned()),
+        });
+        let text = written(&report);
+        assert!(text.contains("  REFUSED  HTTP headers"));
+        assert!(text.contains("self-test: FIONREAD says 0"));
     }
 
     fn written(report: &Report) -> String {

@@ -7,6 +7,7 @@ use std::path::Path;
 use super::{
     error::ProbeError,
     hooks::Feature,
+    inject::SharedMaps,
     loader::{self, Loaded},
     memory, objects,
     plan::Plan,
@@ -92,10 +93,28 @@ impl Kernel {
     /// # Errors
     /// When maps cannot be created.
     pub fn load(&self, settings: &Settings) -> Result<Loaded, ProbeError> {
+        self.load_with(settings, None)
+    }
+
+    /// As [`Kernel::load`], with maps that another object finds through `shared`.
+    ///
+    /// # Errors
+    /// As [`Kernel::load`].
+    pub fn load_with(
+        &self,
+        settings: &Settings,
+        shared: Option<&SharedMaps>,
+    ) -> Result<Loaded, ProbeError> {
         let object = objects::find(OBJECT).ok_or(ProbeError::NoObject)?;
         raise_memlock();
         let all = self.complete(settings);
-        let loaded = loader::load(object.bytes, &self.btf_bytes, self.plan.clone(), &all);
+        let loaded = loader::load(
+            object.bytes,
+            &self.btf_bytes,
+            self.plan.clone(),
+            &all,
+            shared,
+        );
         memory::give_back();
         loaded
     }

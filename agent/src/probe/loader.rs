@@ -11,6 +11,7 @@ use aya::{
 use super::{
     error::ProbeError,
     hooks::{Attach, Hook},
+    inject::SharedMaps,
     plan::{Plan, Reason},
     settings::{Settings, Value},
     stats,
@@ -38,11 +39,14 @@ pub fn load(
     kernel_btf: &[u8],
     mut plan: Plan,
     settings: &Settings,
+    shared: Option<&SharedMaps>,
 ) -> Result<Loaded, ProbeError> {
     let btf = Btf::parse(kernel_btf, Endianness::default()).map_err(ProbeError::BtfForLoading)?;
-    let mut ebpf = loader(&btf, settings)
-        .load(object)
-        .map_err(ProbeError::Object)?;
+    let mut loader = loader(&btf, settings);
+    if let Some(shared) = shared {
+        shared.apply(&mut loader);
+    }
+    let mut ebpf = loader.load(object).map_err(ProbeError::Object)?;
     let mut loaded: Vec<&'static str> = Vec::new();
     // A refusal may bring a replacement into the plan, so ask again after each program.
     while let Some(hook) = next_to_load(&plan, &loaded) {

@@ -10,6 +10,7 @@ pub mod attach;
 pub mod error;
 pub mod examine;
 pub mod hooks;
+pub mod inject;
 pub mod live;
 pub mod loader;
 pub mod log;

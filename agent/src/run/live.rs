@@ -27,11 +27,14 @@ use crate::{
         reader::Reader,
         recording::{Description, Recorder},
     },
+    inject,
+    kernel::features::Features,
     pipeline::{Pipeline, PipelineConfig},
     probe::{
         attach::Attached,
         examine::Kernel,
         hooks::Feature,
+        inject::{InjectError, Injector, SharedMaps},
         live::LivePositions,
         log::KernelLog,
         maps::{Counters as KernelCounters, Selection as Verdicts},
@@ -73,7 +76,19 @@ pub fn run(config: &Config, record: Option<(&Path, bool)>) -> Result<(), RunErro
     let own = kernel.own()?;
     let settings = Settings::from_config(config, own)
         .with("LOG", Value::U32(u32::from(KernelLog::is_wanted())));
-    let mut loaded = kernel.load(&settings)?;
+    let injection = prepare_injection(config, &kernel.features);
+    let settings = settings
+        .with("INJECT", Value::U32(u32::from(injection.is_some())))
+        .and(&Settings {
+            globals: Vec::new(),
+            map_sizes: match injection {
+                Some(_) => Vec::new(),
+                None => vec![("INJECTIONS", 1)],
+            },
+        });
+    let mut loaded = kernel.load_with(&settings, injection.as_ref())?;
+    let injector = injection.and_then(|shared| load_injector(&shared, config));
+    let cgroup = kernel.features.cgroup2.clone();
     let release = kernel.features.release.clone();
     let recorder = match record {
         Some((path, strip_payload)) => {
@@ -96,6 +111,8 @@ pub fn run(config: &Config, record: Option<(&Path, bool)>) -> Result<(), RunErro
     }
     let mut attached = loaded.attach()?;
     let map_memory_bytes = attached.map_memory_bytes();
+    // Last: connections are enrolled when everything that knows of them is at work.
+    let injector = injector.and_then(|injector| attach_injector(injector, cgroup.as_deref()));
     let live = if attached.offers(Feature::LivePositions) {
         Some(attached.take_live_positions()?)
     } else {
@@ -134,6 +151,7 @@ pub fn run(config: &Config, record: Option<(&Path, bool)>) -> Result<(), RunErro
             event_loops: EventLoops::new(maps.runtimes),
             recorder,
             counters,
+            injector,
         },
         clock: Clock::default(),
         kernel_counters: maps.counters,
@@ -157,6 +175,47 @@ pub fn run(config: &Config, record: Option<(&Path, bool)>) -> Result<(), RunErro
     let slow = config.faults.contains(&Fault::SlowReader);
     agent.trace(reader, &mut outputs, &signals, slow);
     agent.finish(outputs)
+}
+
+/// Proves that headers can be written here, where that is wanted, and prepares maps for two objects.
+fn prepare_injection(config: &Config, features: &Features) -> Option<SharedMaps> {
+    if config.inject_to.is_empty() {
+        return None;
+    }
+    match inject::prove(features, &config.faults).and_then(|()| SharedMaps::new()) {
+        Ok(shared) => Some(shared),
+        Err(error) => {
+            warn!(reason = %error, "no trace context is written into requests");
+            None
+        }
+    }
+}
+
+fn load_injector(shared: &SharedMaps, config: &Config) -> Option<Injector> {
+    match Injector::new(shared, &config.inject_to, &config.faults) {
+        Ok(injector) => Some(injector),
+        Err(error) => {
+            warn!(reason = %error, "no trace context is written into requests");
+            None
+        }
+    }
+}
+
+fn attach_injector(mut injector: Injector, cgroup: Option<&Path>) -> Option<Injector> {
+    let attached = match cgroup {
+        Some(cgroup) => injector.attach(cgroup),
+        None => Err(InjectError::NoCgroup),
+    };
+    match attached {
+        Ok(()) => {
+            info!("trace context is written into requests on connections made from now on");
+            Some(injector)
+        }
+        Err(error) => {
+            warn!(reason = %error, "no trace context is written into requests");
+            None
+        }
+    }
 }
 
 fn pipeline_config(config: &Config, seed: u64) -> PipelineConfig {
@@ -236,6 +295,7 @@ struct Inner {
     event_loops: EventLoops,
     recorder: Option<Recorder>,
     counters: Arc<Counters>,
+    injector: Option<Injector>,
 }
 
 /// How often a spare program has done another one's work.
@@ -359,11 +419,14 @@ impl Agent {
             .collect();
         let missed = self.attached.missed(stood_in);
         counters.push(("programs_missed", missed));
+        let injector = self.inner.injector.as_ref();
+        counters.push(("inject_let_go", injector.map_or(0, Injector::let_go_count)));
         outputs.publish(KernelValues {
             counters,
             map_memory_bytes: self.map_memory_bytes,
             ring_largest_batch_bytes,
             processes_known: self.inner.table.len() as u64,
+            headers_written: self.inner.injector.is_some(),
         });
     }
 
@@ -463,7 +526,12 @@ impl Inner {
                     start_ns: exit.process_start_ns,
                 });
             }
-            Event::Close(_) | Event::Release(_) => {}
+            Event::Release(header) => {
+                if let Some(injector) = &mut self.injector {
+                    injector.let_go(header.connection);
+                }
+            }
+            Event::Close(_) => {}
         }
     }
 

@@ -56,6 +56,7 @@ pub(super) struct KernelValues {
     pub(super) map_memory_bytes: u64,
     pub(super) ring_largest_batch_bytes: u64,
     pub(super) processes_known: u64,
+    pub(super) headers_written: bool,
 }
 
 /// Whether printing may fall behind the pipeline.
@@ -258,6 +259,7 @@ impl Outputs {
                 gauges: vec![
                     ("spans_pending", pending()),
                     ("processes_known", kernel.processes_known),
+                    ("headers_written", u64::from(kernel.headers_written)),
                     ("ring_largest_batch_bytes", kernel.ring_largest_batch_bytes),
                     ("map_memory_bytes", kernel.map_memory_bytes),
                     ("resident_bytes", resident_bytes()),

@@ -27,7 +27,7 @@ use super::{
     error::ProbeError,
     examine::{Kernel, raise_memlock},
     hooks::{Attach, HOOKS, Hook},
-    loader,
+    inject, loader,
     objects::{self, OBJECTS},
     plan::{Reason, State},
     settings::{Settings, Value},
@@ -63,8 +63,11 @@ pub fn run(out: &mut impl Write) -> Result<bool, VerifyError> {
     }
     let kernel = Kernel::examine(Path::new("/proc"), &[])?;
     raise_memlock();
-    // With the spare programs, wherever they are needed.
-    let settings = kernel.complete(&Settings::default().with("PREEMPTIBLE", Value::U32(1)));
+    // With everything that can be switched on, and the spare programs wherever they are needed.
+    let everything = Settings::default()
+        .with("PREEMPTIBLE", Value::U32(1))
+        .with("INJECT", Value::U32(1));
+    let settings = kernel.complete(&everything);
     let mut all_load = true;
     for object in OBJECTS {
         verify(object, &kernel, &settings, |verified| {
@@ -121,12 +124,21 @@ fn verify(
             program: name.clone(),
             ..Verified::default()
         };
-        match HOOKS.iter().find(|hook| hook.program == name) {
-            None => verified.error = Some("no hook is written down for it".to_owned()),
-            Some(hook) => match unsuitable(kernel, hook) {
-                Some(reason) => verified.skipped = Some(reason.to_string()),
-                None => measure(&mut verified, hook, &btf, &prepared, program),
-            },
+        let types = match HOOKS.iter().find(|hook| hook.program == name) {
+            None => inject::program_types(name)
+                .ok_or_else(|| "no hook is written down for it".to_owned()),
+            Some(hook) => {
+                if let Some(reason) = unsuitable(kernel, hook) {
+                    verified.skipped = Some(reason.to_string());
+                    tell(verified)?;
+                    continue;
+                }
+                request_types(hook, &btf).map_err(|error| error.to_string())
+            }
+        };
+        match types {
+            Ok(types) => measure(&mut verified, types, &prepared, program),
+            Err(error) => verified.error = Some(error),
         }
         tell(verified)?;
     }
@@ -148,21 +160,13 @@ fn unsuitable<'a>(kernel: &'a Kernel, hook: &Hook) -> Option<&'a Reason> {
 
 fn measure(
     verified: &mut Verified,
-    hook: &Hook,
-    btf: &Btf,
+    (program_type, attach_type, attach_btf_id): (u32, u32, u32),
     prepared: &Prepared,
     program: &aya_obj::Program,
 ) {
     let Some(function) = prepared.object.functions.get(&program.function_key()) else {
         verified.error = Some("it has no instructions".to_owned());
         return;
-    };
-    let (program_type, attach_type, attach_btf_id) = match request_types(hook, btf) {
-        Ok(types) => types,
-        Err(error) => {
-            verified.error = Some(error.to_string());
-            return;
-        }
     };
     let answer = syscall::load(&Request {
         function,
