@@ -87,6 +87,11 @@ impl Span {
         hex(&self.otlp.trace_id)
     }
 
+    /// Span id in hexadecimal.
+    pub(crate) fn span_id(&self) -> String {
+        hex(&self.otlp.span_id)
+    }
+
     /// Parent's span id in hexadecimal, empty for none.
     pub(crate) fn parent_id(&self) -> String {
         hex(&self.otlp.parent_span_id)

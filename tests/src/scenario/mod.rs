@@ -14,6 +14,7 @@ mod http1_bodies;
 mod http1_bytes;
 mod http1_sockets;
 mod identity;
+mod inject;
 mod namespaces;
 mod record;
 mod safety;
@@ -86,6 +87,7 @@ pub(crate) fn all() -> impl Iterator<Item = &'static Scenario> {
         http1_bytes::SCENARIOS,
         http1_sockets::SCENARIOS,
         context::SCENARIOS,
+        inject::SCENARIOS,
         causality::SCENARIOS,
         identity::SCENARIOS,
         namespaces::SCENARIOS,

@@ -1,0 +1,698 @@
+//! Trace context written into requests: exactly the bytes that are due, and nothing where the kernel is not fit for it.
+//!
+//! On a kernel that fails the agent's self-test the same requests prove the refusal: no socket is enrolled, no byte is added.
+
+use std::{
+    collections::BTreeMap,
+    io::{IoSlice, Read as _, Write as _},
+    net::{TcpListener, TcpStream},
+    process::Command,
+    sync::mpsc::{Receiver, channel},
+    thread,
+    time::Duration,
+};
+
+use anyhow::{Context as _, Result, bail, ensure};
+use rustix::net::sockopt;
+
+use super::Scenario;
+use crate::harness::{
+    Context, PATIENCE,
+    agent::{Agent, Setup, Statistics},
+    assert_text,
+    collector::Collector,
+    http::Connection,
+    network::{self, Routed},
+    service,
+    trace::Spans,
+};
+
+pub(super) const SCENARIOS: &[Scenario] = &[
+    Scenario::core("context_header_exact_bytes", |context| {
+        exact_bytes(context, &[])
+    }),
+    Scenario::core("context_header_between_hosts", between_hosts),
+    Scenario::full("safety_header_of_real_clients", real_clients),
+    Scenario::full("safety_header_narrow_send_queue", narrow_send_queue),
+    Scenario::full("safety_header_refused_by_self_test", |context| {
+        let (_, statistics) = run_cases(context, &["--fault", "self-test-fails"])?;
+        refused(&statistics)
+    }),
+    Scenario::full("safety_header_kill_minus_nine", kill_minus_nine),
+    Scenario::full("safety_header_twice_is_seen", |context| {
+        is_seen(context, "inject-twice")
+    }),
+    Scenario::full("safety_header_late_is_seen", |context| {
+        is_seen(context, "inject-late")
+    }),
+    Scenario::full("safety_header_loss_is_seen", |context| {
+        is_seen(context, "inject-loss")
+    }),
+];
+
+const TRACE: &str = "4bf92f3577b34da6a3ce929d0e0e4736";
+const PARENT: &str = "00f067aa0ba902b7";
+
+/// Bytes of the line that is put in.
+const LINE: usize = 70;
+
+/// One connection: what is sent, call by call, and where lines are due.
+struct Case {
+    name: &'static str,
+    sends: Vec<Vec<u8>>,
+    /// Offsets in all that is sent.
+    due: Vec<usize>,
+}
+
+fn head(path: &str, lines: &str) -> String {
+    format!("GET {path} HTTP/1.1\r\nHost: shop.test\r\n{lines}\r\n")
+}
+
+/// Cases whose lines are due at the end of each head of `heads`, which lie in the bytes one after the other from `from` on.
+fn cases() -> Vec<Case> {
+    let one = |name, sends: Vec<Vec<u8>>| {
+        let all = sends.concat();
+        let end = position(&all, b"\r\n\r\n").expect("a head ends") + 2;
+        Case {
+            name,
+            sends,
+            due: vec![end],
+        }
+    };
+    let none = |name, sends: Vec<Vec<u8>>| Case {
+        name,
+        sends,
+        due: Vec::new(),
+    };
+    let mut all = vec![
+        one("plain", vec![head("/plain", "").into()]),
+        one(
+            "no header at all",
+            vec![b"GET /bare HTTP/1.1\r\n\r\n".into()],
+        ),
+    ];
+    for length in [100, 1_000, 1_023, 1_024, 1_025, 4_096, 8_000, 15_900] {
+        let padding = "y".repeat(length - head("/padded", "X: \r\n").len());
+        let text = head("/padded", &format!("X: {padding}\r\n"));
+        all.push(one("padded", vec![text.into()]));
+    }
+    let text = head("/pieces", "A: b\r\nC: d\r\n");
+    all.push(one(
+        "byte by byte",
+        text.as_bytes()[..text.len() - 2]
+            .iter()
+            .map(|byte| vec![*byte])
+            .chain([b"\r\n".to_vec()])
+            .collect(),
+    ));
+    all.push(one(
+        "line by line",
+        text.split_inclusive('\n')
+            .map(|line| line.as_bytes().to_vec())
+            .collect(),
+    ));
+    for body in [1, 5_000, 300_000] {
+        let head = format!("POST /body HTTP/1.1\r\nHost: a\r\nContent-Length: {body}\r\n\r\n");
+        // The body looks like a request.
+        let content = head.repeat(body / head.len() + 1).into_bytes();
+        let content = content[..body].to_vec();
+        all.push(one(
+            "head and body in one send",
+            vec![[head.clone().into_bytes(), content.clone()].concat()],
+        ));
+        all.push(one("head, then body", vec![head.into_bytes(), content]));
+    }
+    all.push(one(
+        "chunked",
+        vec![
+            b"POST /chunked HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nhel"
+                .into(),
+            b"lo\r\n0\r\n\r\n".into(),
+        ],
+    ));
+    let (first, second) = (head("/first", ""), head("/second", "D: e\r\n"));
+    all.push(Case {
+        name: "one after the other",
+        sends: vec![first.clone().into(), second.clone().into()],
+        due: vec![first.len() - 2, first.len() + second.len() - 2],
+    });
+    all.push(Case {
+        name: "pipelined",
+        sends: vec![format!("{first}{second}").into()],
+        due: vec![first.len() - 2, first.len() + second.len() - 2],
+    });
+    let value = format!("00-{TRACE}-{PARENT}-01");
+    for (name, lines) in [
+        ("its own", format!("traceparent: {value}\r\n")),
+        ("its own, other case", format!("TraceParent:{value}\r\n")),
+        ("malformed", "traceparent: 00-x\r\n".to_owned()),
+        ("empty", "traceparent:\r\n".to_owned()),
+        (
+            "twice",
+            format!("traceparent: {value}\r\ntraceparent: {value}\r\n"),
+        ),
+    ] {
+        all.push(none(name, vec![head("/own", &lines).into()]));
+    }
+    all.push(none(
+        "bare line ends",
+        vec![b"GET /lf HTTP/1.1\nHost: a\n\n".into()],
+    ));
+    all.push(none(
+        "the empty line cut",
+        vec![b"GET /cut HTTP/1.1\r\nHost: a\r\n\r".into(), b"\n".into()],
+    ));
+    all.push(none(
+        "no HTTP",
+        vec![b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03\r\n\r\n".into()],
+    ));
+    all.push(none(
+        "HTTP/2",
+        vec![b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0".into()],
+    ));
+    all.push(none(
+        "CONNECT",
+        vec![b"CONNECT a:80 HTTP/1.1\r\nHost: a:80\r\n\r\n".into()],
+    ));
+    all
+}
+
+fn position(bytes: &[u8], wanted: &[u8]) -> Option<usize> {
+    bytes.windows(wanted.len()).position(|part| part == wanted)
+}
+
+/// A server that keeps what arrives on each connection until it ends, and answers each head and nothing else.
+fn recorder(context: &Context) -> Result<(u16, Receiver<Vec<u8>>)> {
+    let port = context.port();
+    let listener = TcpListener::bind(("127.0.0.1", port))?;
+    let (sender, receiver) = channel();
+    thread::spawn(move || {
+        for stream in listener.incoming().flatten() {
+            let _ = sender.send(record(stream).unwrap_or_default());
+        }
+    });
+    Ok((port, receiver))
+}
+
+fn record(mut stream: TcpStream) -> std::io::Result<Vec<u8>> {
+    let mut all = Vec::new();
+    let mut chunk = vec![0; 64 << 10];
+    let mut answered = false;
+    loop {
+        let count = stream.read(&mut chunk)?;
+        if count == 0 {
+            return Ok(all);
+        }
+        all.extend_from_slice(&chunk[..count]);
+        if !answered && (position(&all, b"\r\n\r\n").is_some() || position(&all, b"\n\n").is_some())
+        {
+            answered = true;
+            stream.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok")?;
+        }
+    }
+}
+
+/// What was written into a request.
+struct Written {
+    trace_id: String,
+    span_id: String,
+}
+
+/// Compares what arrived with what was sent; lines must be at the places that are due and nowhere else.
+fn compare(case: &Case, received: &[u8], injects: bool) -> Result<Vec<Written>> {
+    let sent = case.sends.concat();
+    let due: &[usize] = if injects { &case.due } else { &[] };
+    let mut written = Vec::new();
+    let (mut from, mut at) = (0, 0);
+    for place in due {
+        let before = &sent[from..*place];
+        ensure!(
+            received.get(at..at + before.len()) == Some(before),
+            "{}: bytes before the line differ:\n{}",
+            case.name,
+            received.escape_ascii()
+        );
+        at += before.len();
+        let line = received.get(at..at + LINE).map(String::from_utf8_lossy);
+        let line = line.unwrap_or_default().into_owned();
+        let value = line
+            .strip_prefix("traceparent: 00-")
+            .and_then(|rest| rest.strip_suffix("-03\r\n"))
+            .and_then(|ids| ids.split_once('-'))
+            .filter(|(trace_id, span_id)| trace_id.len() == 32 && span_id.len() == 16);
+        let Some((trace_id, span_id)) = value else {
+            bail!("{}: no line at {at}: {line:?}", case.name);
+        };
+        written.push(Written {
+            trace_id: trace_id.to_owned(),
+            span_id: span_id.to_owned(),
+        });
+        at += LINE;
+        from = *place;
+    }
+    ensure!(
+        received.get(at..) == Some(&sent[from..]),
+        "{}: bytes differ, {} sent, {} received:\n{}",
+        case.name,
+        sent.len(),
+        received.len(),
+        received[..received.len().min(400)].escape_ascii()
+    );
+    Ok(written)
+}
+
+/// Whether the agent writes headers on this kernel.
+fn injects(agent: &Agent) -> Result<bool> {
+    let output = agent.output();
+    let refused = output.contains("no trace context is written into requests");
+    let works = output.contains("trace context is written into requests on connections");
+    ensure!(
+        refused != works,
+        "the agent does not say whether it writes headers:\n{output}"
+    );
+    for line in output.lines().filter(|_| refused) {
+        if let Some((_, reason)) = line.split_once("reason=") {
+            println!("refused: {reason}");
+        }
+    }
+    Ok(works)
+}
+
+/// Sends every case on a connection of its own, and gives what each got, and whether headers are written.
+fn run_cases(context: &mut Context, arguments: &[&str]) -> Result<(bool, Statistics)> {
+    let (port, received) = recorder(context)?;
+    let collector = Collector::start()?;
+    let mut setup = Setup::grpc(&collector).port(port).arg("--inject");
+    for argument in arguments {
+        setup = setup.arg(*argument);
+    }
+    let agent = setup.start(context)?;
+    let injects = injects(&agent)?;
+    let mut written = Vec::new();
+    let mut outcome = Ok(());
+    for case in cases() {
+        let mut stream = TcpStream::connect(("127.0.0.1", port))?;
+        stream.set_nodelay(true)?;
+        stream.set_read_timeout(Some(Duration::from_secs(10)))?;
+        for send in &case.sends {
+            if case.name == "one after the other" && send.as_slice() != case.sends[0].as_slice() {
+                let mut answer = [0; 40];
+                stream.read_exact(&mut answer)?;
+            }
+            // Several buffers, where there are many bytes.
+            let parts: Vec<_> = send.chunks(9_000).map(IoSlice::new).collect();
+            let mut sent = stream.write_vectored(&parts)?;
+            while sent < send.len() {
+                sent += stream.write(&send[sent..])?;
+            }
+        }
+        stream.shutdown(std::net::Shutdown::Write)?;
+        let bytes = received.recv_timeout(PATIENCE)?;
+        match compare(&case, &bytes, injects) {
+            Ok(lines) => written.extend(lines),
+            Err(error) => outcome = outcome.and(Err(error)),
+        }
+    }
+    let statistics = agent.stop()?;
+    outcome?;
+    if injects {
+        println!("injected: {}", written.len());
+        let spans = collector.spans();
+        for line in &written {
+            let of_line = spans
+                .clients()
+                .filter(|span| span.span_id() == line.span_id);
+            assert_eq!(
+                of_line.only().trace_id(),
+                line.trace_id,
+                "the header names a span that was exported"
+            );
+        }
+        assert_eq!(
+            statistics.get("inject_inserted"),
+            written.len() as u64,
+            "{statistics}"
+        );
+        balance(&statistics);
+    }
+    Ok((injects, statistics))
+}
+
+/// Each request on an enrolled connection has one outcome.
+fn balance(statistics: &Statistics) {
+    let outcomes = [
+        "inserted",
+        "rewritten",
+        "own_context",
+        "unproven",
+        "split",
+        "line_ends",
+        "tunnel",
+        "no_room",
+        "beyond_limit",
+        "unsent",
+        "other_send",
+        "changed",
+        "refused",
+    ];
+    let sum: u64 = outcomes
+        .iter()
+        .map(|name| statistics.get(&format!("inject_{name}")))
+        .sum();
+    assert_eq!(sum, statistics.get("inject_requests"), "{statistics}");
+    for name in ["unsent", "other_send", "changed", "refused", "no_room"] {
+        assert_eq!(statistics.get(&format!("inject_{name}")), 0, "{statistics}");
+    }
+}
+
+fn refused(statistics: &Statistics) -> Result<()> {
+    println!("refused: 0 enrolled");
+    for name in [
+        "inject_sockets",
+        "inject_requests",
+        "inject_inserted",
+        "inject_bytes",
+    ] {
+        ensure!(statistics.get(name) == 0, "{statistics}");
+    }
+    Ok(())
+}
+
+fn exact_bytes(context: &mut Context, arguments: &[&str]) -> Result<()> {
+    let (injects, statistics) = run_cases(context, arguments)?;
+    if !injects {
+        return refused(&statistics);
+    }
+    let connections = cases().len() as u64;
+    assert_eq!(
+        statistics.get("inject_sockets"),
+        connections,
+        "{statistics}"
+    );
+    assert_eq!(statistics.get("inject_own_context"), 5, "{statistics}");
+    assert_eq!(statistics.get("inject_line_ends"), 1, "{statistics}");
+    assert_eq!(statistics.get("inject_split"), 1, "{statistics}");
+    assert_eq!(statistics.get("inject_tunnel"), 1, "{statistics}");
+    Ok(())
+}
+
+/// A negative control: with the feature broken, the comparison of bytes fails.
+fn is_seen(context: &mut Context, fault: &str) -> Result<()> {
+    match run_cases(context, &["--fault", fault]) {
+        Ok((false, statistics)) => refused(&statistics),
+        Ok((true, _)) => bail!("{fault} was not seen"),
+        Err(error) => {
+            let text = format!("{error:#}");
+            ensure!(
+                text.contains("differ") || text.contains("no line at"),
+                "{text}"
+            );
+            Ok(())
+        }
+    }
+}
+
+/// Two hosts with an agent each, which share nothing: a chain of four services is one trace, joined by headers; nginx forwards what it got, and
+/// that is rewritten.
+fn between_hosts(context: &mut Context) -> Result<()> {
+    let net = Routed::new()?;
+    let mut other = Context::new("other_host")?;
+    let ports: Vec<u16> = (0..4).map(|_| context.port()).collect();
+    let near = |port: u16| format!("10.77.1.2:{port}");
+    let far = |port: u16| format!("10.77.2.2:{port}");
+    let last = service::python_in(
+        context,
+        Some(&net.server),
+        "threads.py",
+        ports[3],
+        &["--host", "0.0.0.0"],
+        &[],
+    )?;
+    let proxy = |host: &str, at: usize, backend: &str| {
+        let values = [
+            ("BACKEND", backend),
+            ("KEEPALIVE", "keepalive 16;"),
+            ("CONNECTION", ""),
+        ];
+        service::nginx_in(context, Some(host), "proxy.conf", ports[at], &values)
+    };
+    let third = proxy(&net.server, 2, &far(ports[3]))?;
+    let second = proxy(&net.client, 1, &far(ports[2]))?;
+    let first = proxy(&net.client, 0, &near(ports[1]))?;
+    let collector = Collector::start()?;
+    let agent = |context: &Context, pids: [u32; 2]| {
+        Setup::grpc(&collector)
+            .arg("--inject")
+            .arg("--fault")
+            .arg("no-handover")
+            .arg("--pid")
+            .arg(format!("{},{}", pids[0], pids[1]))
+            .start(context)
+    };
+    let left = agent(context, [first.pid(), second.pid()])?;
+    let right = agent(&mut other, [third.pid(), last.pid()])?;
+    let injects = injects(&left)?;
+    network::inside(&net.client, || {
+        let address = format!("10.77.1.2:{}", ports[0]).parse()?;
+        let mut connection = Connection::open_to(address)?;
+        for id in 1..=5 {
+            assert_eq!(connection.get(&format!("/b/{id}"))?.status, 200);
+        }
+        Ok(())
+    })?;
+    collector.wait_for_spans(5 * 7, PATIENCE)?;
+    let statistics = [left.stop()?, right.stop()?];
+    let spans = collector.spans();
+    if !injects {
+        for statistics in &statistics {
+            refused(statistics)?;
+        }
+        return joined_by_nothing(&spans);
+    }
+    let expected: String = (1..=5)
+        .map(|id| {
+            format!(
+                "SERVER nginx GET /b/{id} 200\n\
+                 \x20 CLIENT nginx GET /b/{id} 200\n\
+                 \x20   SERVER nginx GET /b/{id} 200\n\
+                 \x20     CLIENT nginx GET /b/{id} 200\n\
+                 \x20       SERVER nginx GET /b/{id} 200\n\
+                 \x20         CLIENT nginx GET /b/{id} 200\n\
+                 \x20           SERVER threads GET /b/{id} 200\n"
+            )
+        })
+        .collect();
+    assert_text("the traces", &spans.render(), &expected);
+    let sum = |name: &str| statistics.iter().map(|one| one.get(name)).sum::<u64>();
+    println!(
+        "injected: {} and {} rewritten",
+        sum("inject_inserted"),
+        sum("inject_rewritten")
+    );
+    assert_eq!((sum("inject_inserted"), sum("inject_rewritten")), (5, 10));
+    assert_eq!(sum("handovers_found"), 0);
+    for statistics in &statistics {
+        balance(statistics);
+    }
+    Ok(())
+}
+
+/// Without headers each side of a connection begins a trace, except where nginx hands the whole request on inside one process.
+fn joined_by_nothing(spans: &Spans) -> Result<()> {
+    let mut traces: BTreeMap<String, usize> = BTreeMap::new();
+    for span in &spans.0 {
+        *traces.entry(span.trace_id()).or_default() += 1;
+    }
+    ensure!(traces.len() == 5 * 4, "{}", spans.render());
+    Ok(())
+}
+
+/// Requests that fill a small send queue of a client that does not wait, towards a server that reads slowly: whatever the kernel takes of each send,
+/// the process's bytes arrive once and in order, and whole lines between them.
+fn narrow_send_queue(context: &mut Context) -> Result<()> {
+    const REQUESTS: usize = 14;
+    let listener = TcpListener::bind(("127.0.0.1", 0))?;
+    let port = listener.local_addr()?.port();
+    sockopt::set_socket_recv_buffer_size(&listener, 4096)?;
+    let collector = Collector::start()?;
+    let agent = Setup::grpc(&collector)
+        .port(port)
+        .arg("--inject")
+        .start(context)?;
+    let injects = injects(&agent)?;
+    let mut lines = 0;
+    for (round, buffer) in [4_096, 8_192, 16_384, 40_000, 100_000]
+        .into_iter()
+        .enumerate()
+    {
+        let mut client = TcpStream::connect(("127.0.0.1", port))?;
+        let (mut server, _) = listener.accept()?;
+        sockopt::set_socket_send_buffer_size(&client, buffer)?;
+        client.set_nonblocking(true)?;
+        let reading = thread::spawn(move || -> std::io::Result<Vec<u8>> {
+            let mut all = Vec::new();
+            let mut part = [0; 700];
+            loop {
+                match server.read(&mut part)? {
+                    0 => return Ok(all),
+                    count => all.extend_from_slice(&part[..count]),
+                }
+                thread::sleep(Duration::from_micros(300));
+            }
+        });
+        let request = |n: usize| {
+            let body = "b".repeat(500 * (n % 5) + 3_000 * (round % 3));
+            let padding = "p".repeat(200 * n);
+            format!(
+                "POST /{round}/{n} HTTP/1.1\r\nP: {padding}\r\nContent-Length: {}\r\n\r\n{body}",
+                body.len()
+            )
+        };
+        let sent: String = (0..REQUESTS).map(request).collect();
+        for n in 0..REQUESTS {
+            let request = request(n);
+            let mut rest = request.as_bytes();
+            while !rest.is_empty() {
+                match client.write(rest) {
+                    Ok(count) => rest = &rest[count..],
+                    Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => {
+                        thread::sleep(Duration::from_millis(1));
+                    }
+                    Err(error) => bail!(
+                        "{error} after {} of {}",
+                        request.len() - rest.len(),
+                        request.len()
+                    ),
+                }
+            }
+        }
+        client.shutdown(std::net::Shutdown::Write)?;
+        let received = reading.join().expect("it does not panic")?;
+        let (bytes, count) = without_lines(&received);
+        lines += count;
+        ensure!(
+            bytes == sent.as_bytes(),
+            "bytes differ with a queue of {buffer}: {} sent, {} received, {count} lines",
+            sent.len(),
+            bytes.len()
+        );
+    }
+    let statistics = agent.stop()?;
+    if !injects {
+        return refused(&statistics);
+    }
+    println!(
+        "injected: {lines}, no room for {}",
+        statistics.get("inject_no_room")
+    );
+    assert_eq!(statistics.get("inject_inserted"), lines, "{statistics}");
+    assert!(
+        lines > 0 && statistics.get("inject_no_room") > 0,
+        "{statistics}"
+    );
+    Ok(())
+}
+
+/// The bytes without the lines that were put in, and how many those are.
+fn without_lines(received: &[u8]) -> (Vec<u8>, u64) {
+    let mut bytes = Vec::new();
+    let (mut rest, mut count) = (received, 0);
+    while let Some(at) = position(rest, b"\r\ntraceparent: 00-") {
+        bytes.extend_from_slice(&rest[..at + 2]);
+        rest = rest.get(at + 2 + LINE..).unwrap_or_default();
+        count += 1;
+    }
+    bytes.extend_from_slice(rest);
+    (bytes, count)
+}
+
+/// What clients of several languages send arrives as without the agent, with one line more.
+fn real_clients(context: &mut Context) -> Result<()> {
+    let (port, received) = recorder(context)?;
+    let url = format!("http://127.0.0.1:{port}/shop?a=b");
+    let python = format!(
+        "import http.client; c = http.client.HTTPConnection('127.0.0.1', {port}); c.request('POST', '/py', body=b'x' * 70000, headers={{'X-Long': 'y' * 3000}}); print(c.getresponse().read())"
+    );
+    let node = format!("fetch('{url}').then(r => r.text()).then(() => process.exit(0))");
+    let clients: Vec<(&str, Vec<&str>)> = vec![
+        ("curl", vec!["-sS", "-m", "20", &url]),
+        ("curl", vec!["-sS", "-m", "20", "-d", "name=value", &url]),
+        ("python3", vec!["-c", &python]),
+        ("node", vec!["-e", &node]),
+    ];
+    let run = |(program, arguments): &(&str, Vec<&str>)| -> Result<Vec<u8>> {
+        let output = Command::new(service::program(program)?)
+            .args(arguments)
+            .output()?;
+        ensure!(
+            output.status.success(),
+            "{program}: {}",
+            String::from_utf8_lossy(&output.stderr)
+        );
+        Ok(received.recv_timeout(PATIENCE)?)
+    };
+    let without: Vec<Vec<u8>> = clients.iter().map(run).collect::<Result<_>>()?;
+    let collector = Collector::start()?;
+    let agent = Setup::grpc(&collector)
+        .port(port)
+        .arg("--inject")
+        .start(context)?;
+    let injects = injects(&agent)?;
+    for (client, sent) in clients.iter().zip(&without) {
+        let bytes = run(client)?;
+        let end = position(sent, b"\r\n\r\n").context("a head ends")? + 2;
+        let case = Case {
+            name: "a real client",
+            sends: vec![sent.clone()],
+            due: vec![end],
+        };
+        compare(&case, &bytes, injects)?;
+    }
+    let statistics = agent.stop()?;
+    if !injects {
+        return refused(&statistics);
+    }
+    println!("injected: {}", statistics.get("inject_inserted"));
+    assert_eq!(
+        statistics.get("inject_inserted"),
+        clients.len() as u64,
+        "{statistics}"
+    );
+    balance(&statistics);
+    Ok(())
+}
+
+/// The agent is killed while enrolled connections are at work: they go on, and what they send arrives as it is.
+fn kill_minus_nine(context: &mut Context) -> Result<()> {
+    let port = context.port();
+    let _python = service::python(context, "threads.py", port, &[])?;
+    let collector = Collector::start()?;
+    let agent = Setup::grpc(&collector)
+        .port(port)
+        .arg("--inject")
+        .start(context)?;
+    let mut connections = Vec::new();
+    for _ in 0..10 {
+        connections.push(Connection::open(port)?);
+    }
+    let mut ask = |round: usize| -> Result<()> {
+        for (n, connection) in connections.iter_mut().enumerate() {
+            let response = connection.get(&format!("/size/{}", 1_000 * round + n))?;
+            assert_eq!(
+                (response.status, response.body.len()),
+                (200, 1_000 * round + n)
+            );
+        }
+        Ok(())
+    };
+    ask(1)?;
+    agent.kill_hard()?;
+    ask(2)?;
+    let again = Setup::grpc(&collector)
+        .port(port)
+        .arg("--inject")
+        .start(context)?;
+    ask(3)?;
+    again.stop()?;
+    ask(4)
+}
