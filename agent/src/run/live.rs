@@ -14,6 +14,7 @@ use tracing::{info, warn};
 use super::{
     RunError,
     event_loops::EventLoops,
+    injection,
     outputs::{KernelValues, Outputs, Printing},
     signals::Signals,
 };
@@ -27,14 +28,12 @@ use crate::{
         reader::Reader,
         recording::{Description, Recorder},
     },
-    inject,
-    kernel::features::Features,
     pipeline::{Pipeline, PipelineConfig},
     probe::{
         attach::Attached,
         examine::Kernel,
         hooks::Feature,
-        inject::{InjectError, Injector, SharedMaps},
+        inject::Injector,
         live::LivePositions,
         log::KernelLog,
         maps::{Counters as KernelCounters, Selection as Verdicts},
@@ -76,7 +75,7 @@ pub fn run(config: &Config, record: Option<(&Path, bool)>) -> Result<(), RunErro
     let own = kernel.own()?;
     let settings = Settings::from_config(config, own)
         .with("LOG", Value::U32(u32::from(KernelLog::is_wanted())));
-    let injection = prepare_injection(config, &kernel.features);
+    let injection = injection::prepare(config, &kernel.features);
     let settings = settings
         .with("INJECT", Value::U32(u32::from(injection.is_some())))
         .and(&Settings {
@@ -87,7 +86,7 @@ pub fn run(config: &Config, record: Option<(&Path, bool)>) -> Result<(), RunErro
             },
         });
     let mut loaded = kernel.load_with(&settings, injection.as_ref())?;
-    let injector = injection.and_then(|shared| load_injector(&shared, config));
+    let injector = injection.and_then(|shared| injection::load(&shared, config));
     let cgroup = kernel.features.cgroup2.clone();
     let release = kernel.features.release.clone();
     let recorder = match record {
@@ -112,7 +111,7 @@ pub fn run(config: &Config, record: Option<(&Path, bool)>) -> Result<(), RunErro
     let mut attached = loaded.attach()?;
     let map_memory_bytes = attached.map_memory_bytes();
     // Last: connections are enrolled when everything that knows of them is at work.
-    let injector = injector.and_then(|injector| attach_injector(injector, cgroup.as_deref()));
+    let injector = injector.and_then(|injector| injection::attach(injector, cgroup.as_deref()));
     let live = if attached.offers(Feature::LivePositions) {
         Some(attached.take_live_positions()?)
     } else {
@@ -175,47 +174,6 @@ pub fn run(config: &Config, record: Option<(&Path, bool)>) -> Result<(), RunErro
     let slow = config.faults.contains(&Fault::SlowReader);
     agent.trace(reader, &mut outputs, &signals, slow);
     agent.finish(outputs)
-}
-
-/// Proves that headers can be written here, where that is wanted, and prepares maps for two objects.
-fn prepare_injection(config: &Config, features: &Features) -> Option<SharedMaps> {
-    if config.inject_to.is_empty() {
-        return None;
-    }
-    match inject::prove(features, &config.faults).and_then(|()| SharedMaps::new()) {
-        Ok(shared) => Some(shared),
-        Err(error) => {
-            warn!(reason = %error, "no trace context is written into requests");
-            None
-        }
-    }
-}
-
-fn load_injector(shared: &SharedMaps, config: &Config) -> Option<Injector> {
-    match Injector::new(shared, &config.inject_to, &config.faults) {
-        Ok(injector) => Some(injector),
-        Err(error) => {
-            warn!(reason = %error, "no trace context is written into requests");
-            None
-        }
-    }
-}
-
-fn attach_injector(mut injector: Injector, cgroup: Option<&Path>) -> Option<Injector> {
-    let attached = match cgroup {
-        Some(cgroup) => injector.attach(cgroup),
-        None => Err(InjectError::NoCgroup),
-    };
-    match attached {
-        Ok(()) => {
-            info!("trace context is written into requests on connections made from now on");
-            Some(injector)
-        }
-        Err(error) => {
-            warn!(reason = %error, "no trace context is written into requests");
-            None
-        }
-    }
 }
 
 fn pipeline_config(config: &Config, seed: u64) -> PipelineConfig {

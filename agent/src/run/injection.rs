@@ -1,0 +1,44 @@
+//! Sets up the writing of trace context into requests, where that is wanted.
+//!
+//! Input: the configuration and what this machine is. Output: the object at work, or nothing: then one warning says why, and tracing goes on without.
+
+use std::path::Path;
+
+use tracing::{info, warn};
+
+use crate::{
+    config::Config,
+    inject,
+    kernel::features::Features,
+    probe::inject::{InjectError, Injector, SharedMaps},
+};
+
+/// Proves that headers can be written here, and prepares maps for two objects.
+pub(super) fn prepare(config: &Config, features: &Features) -> Option<SharedMaps> {
+    if config.inject_to.is_empty() {
+        return None;
+    }
+    or_say_why(inject::prove(features, &config.faults).and_then(|()| SharedMaps::new()))
+}
+
+/// Loads the object that writes them.
+pub(super) fn load(shared: &SharedMaps, config: &Config) -> Option<Injector> {
+    or_say_why(Injector::new(shared, &config.inject_to, &config.faults))
+}
+
+/// Attaches it to the control group whose processes make the connections.
+pub(super) fn attach(mut injector: Injector, cgroup: Option<&Path>) -> Option<Injector> {
+    let attached = match cgroup {
+        Some(cgroup) => injector.attach(cgroup),
+        None => Err(InjectError::NoCgroup),
+    };
+    or_say_why(attached)?;
+    info!("trace context is written into requests on connections made from now on");
+    Some(injector)
+}
+
+fn or_say_why<T>(result: Result<T, InjectError>) -> Option<T> {
+    result
+        .inspect_err(|error| warn!(reason = %error, "no trace context is written into requests"))
+        .ok()
+}
