@@ -6,18 +6,21 @@ use agent_common::{
     abi::{Close, CloseReason, Counter, Decision, Direction, Kind, Open, Origin, PolicyKind, Role},
     wire::http1::{Pending, Phase},
 };
-use aya_ebpf::helpers::generated::{bpf_get_smp_processor_id, bpf_ktime_get_ns};
+use aya_ebpf::{
+    helpers::generated::{bpf_get_smp_processor_id, bpf_ktime_get_ns},
+    maps::lpm_trie::Key,
+};
 
 use crate::{
     context, emit,
     globals::{fault, faulty, global},
     inject,
     kernel::{
-        sock::{self, AF_UNIX, IPPROTO_TCP, Identity},
+        sock::{self, AF_INET, AF_UNIX, IPPROTO_TCP, Identity},
         task,
     },
     log,
-    maps::{HEADS, PORTS, SOCKETS, count},
+    maps::{HEADS, PORTS, SOCKETS, TRUSTED, count},
     scratch::{HeadKey, Scratch, State},
 };
 
@@ -49,6 +52,8 @@ pub(crate) mod flags {
     pub(crate) const ENROLLED: u32 = 1 << 11;
     /// A send into which something was put is being queued at this moment: how far it is cannot be told.
     pub(crate) const UNDER_WAY: u32 = 1 << 12;
+    /// Context that comes from the peer is taken.
+    pub(crate) const TRUSTED: u32 = 1 << 13;
 }
 
 /// Bits of [`Request::flags`].
@@ -380,9 +385,33 @@ pub(crate) fn open(socket: &mut Socket, sk: u64, time_ns: u64) {
         &mut record.local_address,
         &mut record.peer_address,
     );
+    if is_trusted(identity.family, &record.peer_address) {
+        socket.flags |= flags::TRUSTED;
+    }
     if !emit::record(&record) {
         socket.dropped = socket.dropped.wrapping_add(1);
     }
+}
+
+/// Whether context from this address is taken; from a unix socket it always is.
+#[inline(always)]
+fn is_trusted(family: u16, address: &[u8; 16]) -> bool {
+    if family == AF_UNIX {
+        return true;
+    }
+    let [a, b, c, d, e, f, g, h, i, j, k, l, m, n, o, p] = *address;
+    let first = u32::from_ne_bytes([a, b, c, d]);
+    let address = if family == AF_INET {
+        [0, 0, 0xffff_0000, first]
+    } else {
+        [
+            first,
+            u32::from_ne_bytes([e, f, g, h]),
+            u32::from_ne_bytes([i, j, k, l]),
+            u32::from_ne_bytes([m, n, o, p]),
+        ]
+    };
+    TRUSTED.get(Key::new(128, address)).is_some()
 }
 
 /// Ends a connection: closes its request, writes `Close`, deletes what it left in maps.

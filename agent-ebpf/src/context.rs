@@ -386,7 +386,7 @@ pub(crate) fn hand_over(key: &HandoverKey, handover: &Handover) -> bool {
 
 /// Takes a record that the other end has left.
 #[inline(always)]
-pub(crate) fn take_over(key: HandoverKey) -> Option<Handover> {
+pub(crate) fn take_over(key: &HandoverKey) -> Option<Handover> {
     let found = HANDOVERS.get_ptr(key)?;
     // SAFETY: entries are plain words, and this reader is the one that deletes.
     let handover = unsafe { *found };

@@ -102,10 +102,10 @@ fn duplicate_flag(head: &Head) -> u8 {
 /// Decides the request that the running thread has read, and opens it.
 #[inline(never)]
 pub(crate) fn server(work: &mut Work, socket: &mut Socket) {
-    let header = header_context(&work.head);
     let record = if socket.has(flags::BASES_EXACT) {
-        let key = context::receiving_key(work.sk, socket, work.message_start);
-        context::take_over(key).map(|handover| Context {
+        // In scratch: the stack is full enough.
+        work.handover_key = context::receiving_key(work.sk, socket, work.message_start);
+        context::take_over(&work.handover_key).map(|handover| Context {
             trace_id: handover.trace_id,
             span_id: handover.span_id,
             flags: handover.trace_flags,
@@ -113,14 +113,19 @@ pub(crate) fn server(work: &mut Work, socket: &mut Socket) {
     } else {
         None
     };
-    let inherited = decide::server(record, header);
-    fill(work, inherited.context);
+    let trusted = socket.has(flags::TRUSTED);
+    let inherited = decide::server(record, header_context(&work.head), trusted);
+    let has_parent = inherited.has_parent();
+    fill(work, has_parent.then_some(inherited.context));
     let decision = &mut work.decision;
     decision.source = inherited.source as u8;
-    decision.confidence = if inherited.context.is_some() { 100 } else { 0 };
+    decision.confidence = if has_parent { 100 } else { 0 };
     decision.decision_flags = inherited.flags | duplicate_flag(&work.head);
     if inherited.flags & decision_flags::RECORD_DIFFERS != 0 {
         count(Counter::RecordDiffers);
+    }
+    if inherited.flags & decision_flags::UNTRUSTED != 0 {
+        count(Counter::ContextsUntrusted);
     }
 
     let several = socket.request.flags & request_flags::OPEN != 0;
@@ -133,9 +138,9 @@ pub(crate) fn server(work: &mut Work, socket: &mut Socket) {
     socket.request.decision = work.decision;
     socket.request.parent_sk = 0;
     socket.request.flags = if several { request_flags::SEVERAL } else { 0 };
-    if let Some(header) = header {
-        socket.request.incoming_trace = header.trace_id;
-        socket.request.incoming_span = header.span_id;
+    if work.head.flags & head_flags::TRACEPARENT != 0 {
+        socket.request.incoming_trace = work.head.trace_id;
+        socket.request.incoming_span = work.head.span_id;
         context::remember_forward(work, &mut socket.request);
     }
     context::open(work, socket);
@@ -392,6 +397,13 @@ pub(crate) fn client(work: &mut Work, socket: &mut Socket) {
     if let Some(parent) = found.parent {
         decision.parent_position = parent.request.decision.position;
     }
+    // What is forwarded is not the context of the request that brought it in: that one did not trust it.
+    let restarted = match &header {
+        Some(header) if forwarded && words(work.decision.trace_id) != header.trace_id => {
+            decide::RESTARTED
+        }
+        _ => 0,
+    };
     if socket.has(flags::BASES_EXACT) {
         // Built in scratch: the stack is full enough.
         // The receiver counts what is put into the stream, too.
@@ -401,7 +413,7 @@ pub(crate) fn client(work: &mut Work, socket: &mut Socket) {
         work.handover = Handover {
             trace_id: words(work.decision.trace_id),
             span_id: u64::from_ne_bytes(work.decision.span_id),
-            trace_flags: u64::from(work.decision.trace_flags),
+            trace_flags: u64::from(work.decision.trace_flags) | restarted,
         };
         if context::hand_over(&work.handover_key, &work.handover) {
             work.decision.decision_flags |= decision_flags::PROPAGATED;

@@ -5,7 +5,7 @@ use agent_common::abi::{
 };
 use aya_ebpf::{
     macros::map,
-    maps::{Array, HashMap, PerCpuArray, RingBuf},
+    maps::{Array, HashMap, LpmTrie, PerCpuArray, RingBuf},
 };
 
 use crate::{
@@ -32,6 +32,8 @@ pub(crate) const FORWARDS_MAX: u32 = 16_384;
 pub(crate) const RUNTIMES_MAX: u32 = 4_096;
 /// Connections into whose requests something is written: 2 MB, or one entry where that is off.
 pub(crate) const INJECTIONS_MAX: u32 = 8_192;
+/// Networks whose context is taken.
+pub(crate) const TRUSTED_MAX: u32 = 256;
 /// One bit per port: 8 KiB.
 pub(crate) const PORT_WORDS: u32 = 1_024;
 
@@ -45,6 +47,9 @@ pub(crate) static POLICIES: HashMap<u64, Policy> = HashMap::with_max_entries(POL
 pub(crate) static SELECTION: Array<u64> = Array::with_max_entries(SELECTION_WORDS, 0);
 #[map]
 pub(crate) static PORTS: Array<u64> = Array::with_max_entries(PORT_WORDS, 0);
+/// IPv6 prefixes, IPv4 ones mapped.
+#[map]
+pub(crate) static TRUSTED: LpmTrie<[u32; 4], u32> = LpmTrie::with_max_entries(TRUSTED_MAX, 0);
 #[map]
 pub(crate) static THREADS: HashMap<u64, Thread> = HashMap::with_max_entries(THREADS_MAX, 0);
 #[map]

@@ -109,6 +109,8 @@ counters! {
     InjectRefused = 42, "inject_refused";
     /// Bytes put into streams.
     InjectBytes = 43, "inject_bytes";
+    /// Requests whose `traceparent` was not taken, because their peer is in none of the trusted networks.
+    ContextsUntrusted = 44, "contexts_untrusted";
 }
 
 impl Counter {

@@ -91,6 +91,8 @@ pub mod decision_flags {
     pub const APPLICATION_CONTEXT: u8 = 1 << 5;
     /// More than one `traceparent` in the head: all of them were ignored, as W3C Trace Context 3.2.2 asks of malformed input.
     pub const DUPLICATE_TRACEPARENT: u8 = 1 << 6;
+    /// The head's `traceparent` came from an address outside the trusted networks: it was not taken.
+    pub const UNTRUSTED: u8 = 1 << 7;
 }
 
 /// A decision: final. Its trace id, span id and sampled bit are never changed by user space.

@@ -19,49 +19,69 @@ pub struct Context {
 /// What a request inherits.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Inherited {
-    /// Its trace, its parent and its flags; nothing for a root.
-    pub context: Option<Context>,
+    /// Its trace, its parent and its flags; all zero for a root.
+    pub context: Context,
     /// Where that comes from.
     pub source: Source,
     /// [`decision_flags`].
     pub flags: u8,
 }
 
+impl Inherited {
+    /// Whether there is a parent.
+    #[must_use]
+    #[inline(always)]
+    pub const fn has_parent(&self) -> bool {
+        !matches!(self.source, Source::Root)
+    }
+}
+
+/// Bit of a same-kernel record's flags, above those of W3C: the request carries a context that its sender was given and did not trust, so what
+/// its header says does not count.
+pub const RESTARTED: u64 = 1 << 8;
+
 /// The context of an incoming request, from the sender's record in this kernel and its own header.
 ///
-/// The record is nearer, so its span is the parent, with the header's flags; where the two name different traces, the header wins.
+/// The record is nearer, so its span is the parent, with the header's flags; where the two name different traces, the header wins. A header from
+/// an address that is not `trusted` is not taken; what this kernel's own record says is.
 #[must_use]
 #[inline(always)]
-pub fn server(record: Option<Context>, header: Option<Context>) -> Inherited {
-    match (record, header) {
-        (Some(record), Some(header)) if record.trace_id == header.trace_id => Inherited {
-            context: Some(Context {
-                flags: header.flags,
-                ..record
-            }),
-            source: Source::SameKernel,
-            flags: decision_flags::HAS_TRACEPARENT,
+pub fn server(record: Option<Context>, header: Option<Context>, trusted: bool) -> Inherited {
+    let (has_record, has_header) = (record.is_some(), header.is_some());
+    // Plain words from here on: 5.10 and 6.1 refuse copies of what a variant without a payload never set.
+    let (record, header) = (record.unwrap_or_default(), header.unwrap_or_default());
+    let restarted = has_record && record.flags & RESTARTED != 0;
+    let same = has_record && has_header && record.trace_id == header.trace_id;
+    let takes_header = has_header && trusted && !restarted;
+    let mut flags = 0;
+    if has_header {
+        flags |= decision_flags::HAS_TRACEPARENT;
+        if takes_header && has_record && !same {
+            flags |= decision_flags::RECORD_DIFFERS;
+        }
+        if !trusted && !restarted && !same {
+            flags |= decision_flags::UNTRUSTED;
+        }
+    }
+    let by_header = takes_header && !same;
+    let chosen = if by_header { header } else { record };
+    Inherited {
+        source: if by_header {
+            Source::Header
+        } else if has_record {
+            Source::SameKernel
+        } else {
+            Source::Root
         },
-        (record, Some(header)) => Inherited {
-            context: Some(header),
-            source: Source::Header,
-            flags: decision_flags::HAS_TRACEPARENT
-                | if record.is_some() {
-                    decision_flags::RECORD_DIFFERS
-                } else {
-                    0
-                },
+        context: Context {
+            flags: if takes_header {
+                header.flags
+            } else {
+                chosen.flags & !RESTARTED
+            },
+            ..chosen
         },
-        (Some(record), None) => Inherited {
-            context: Some(record),
-            source: Source::SameKernel,
-            flags: 0,
-        },
-        (None, None) => Inherited {
-            context: None,
-            source: Source::Root,
-            flags: 0,
-        },
+        flags,
     }
 }
 
@@ -204,19 +224,16 @@ mod tests {
 
     #[test]
     fn prefers_the_nearer_span_of_the_same_trace_with_the_flags_of_the_header() {
-        let inherited = server(Some(A), Some(B));
+        let inherited = server(Some(A), Some(B), true);
         assert_eq!(inherited.source, Source::SameKernel);
-        assert_eq!(inherited.context, Some(Context { flags: 0, ..A }));
+        assert_eq!(inherited.context, Context { flags: 0, ..A });
         assert_eq!(inherited.flags, decision_flags::HAS_TRACEPARENT);
     }
 
     #[test]
     fn lets_the_header_win_over_a_record_of_another_trace() {
-        let inherited = server(Some(OTHER), Some(B));
-        assert_eq!(
-            (inherited.source, inherited.context),
-            (Source::Header, Some(B))
-        );
+        let inherited = server(Some(OTHER), Some(B), true);
+        assert_eq!((inherited.source, inherited.context), (Source::Header, B));
         assert_eq!(
             inherited.flags,
             decision_flags::HAS_TRACEPARENT | decision_flags::RECORD_DIFFERS
@@ -225,9 +242,41 @@ mod tests {
 
     #[test]
     fn takes_what_there_is() {
-        assert_eq!(server(Some(A), None).context, Some(A));
-        assert_eq!(server(None, Some(B)).source, Source::Header);
-        assert_eq!(server(None, None).source, Source::Root);
+        assert_eq!(server(Some(A), None, true).context, A);
+        assert_eq!(server(None, Some(B), true).source, Source::Header);
+        assert_eq!(server(None, None, true).source, Source::Root);
+    }
+
+    #[test]
+    fn takes_no_context_from_an_untrusted_address() {
+        let outside = server(None, Some(B), false);
+        assert_eq!(
+            (outside.source, outside.context),
+            (Source::Root, Context::default())
+        );
+        let flags = decision_flags::HAS_TRACEPARENT | decision_flags::UNTRUSTED;
+        assert_eq!(outside.flags, flags);
+        let ours = server(Some(OTHER), Some(B), false);
+        assert_eq!((ours.source, ours.context), (Source::SameKernel, OTHER));
+        assert_eq!(ours.flags, flags);
+        // The record vouches for the header; the bit is the record's.
+        let same = server(Some(A), Some(B), false);
+        assert_eq!((same.source, same.context), (Source::SameKernel, A));
+        assert_eq!(same.flags, decision_flags::HAS_TRACEPARENT);
+        assert_eq!(server(None, None, false).flags, 0);
+    }
+
+    #[test]
+    fn takes_the_record_of_a_sender_that_forwards_what_it_did_not_trust() {
+        let restarted = Context {
+            flags: OTHER.flags | RESTARTED,
+            ..OTHER
+        };
+        let inherited = server(Some(restarted), Some(B), true);
+        assert_eq!(inherited.source, Source::SameKernel);
+        assert_eq!(inherited.context, OTHER);
+        assert_eq!(inherited.flags, decision_flags::HAS_TRACEPARENT);
+        assert_eq!(server(Some(restarted), None, true).context, OTHER);
     }
 
     #[test]

@@ -63,6 +63,15 @@ pub struct Layer {
         help_heading = "Trace context between hosts"
     )]
     pub inject_to: Vec<Network>,
+    /// Take trace context only from these networks, that from elsewhere becomes a link; the default: private, loopback and link-local ones
+    /// [env: UNDERTRACE_TRUST_CONTEXT].
+    #[arg(
+        long,
+        value_name = "CIDR",
+        value_delimiter = ',',
+        help_heading = "Trace context between hosts"
+    )]
+    pub trust_context: Vec<Network>,
 
     /// Print each trace as a waterfall; the default when nothing else is configured [env: UNDERTRACE_CONSOLE].
     #[arg(long, num_args = 0..=1, default_missing_value = "true", require_equals = true, value_name = "BOOL", help_heading = "Where spans go (OTLP: OTEL_EXPORTER_OTLP_ENDPOINT and its family)")]
@@ -132,6 +141,11 @@ impl Layer {
                 "UNDERTRACE_INJECT_TO",
                 "networks such as 10.0.0.0/8, separated by commas",
             )?,
+            trust_context: list(
+                env,
+                "UNDERTRACE_TRUST_CONTEXT",
+                "networks such as 10.0.0.0/8, separated by commas",
+            )?,
             console: truth(env, "UNDERTRACE_CONSOLE")?,
             file: path("UNDERTRACE_FILE"),
             sampler: text("OTEL_TRACES_SAMPLER"),
@@ -163,6 +177,7 @@ impl Layer {
             query: self.query.or(lower.query),
             inject: self.inject.or(lower.inject),
             inject_to: list(self.inject_to, lower.inject_to),
+            trust_context: list(self.trust_context, lower.trust_context),
             console: self.console.or(lower.console),
             file: self.file.or(lower.file),
             sampler: self.sampler.or(lower.sampler),

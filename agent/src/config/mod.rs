@@ -54,6 +54,8 @@ pub struct Config {
     pub query: bool,
     /// Networks into whose requests trace context is written; none where it is not.
     pub inject_to: Vec<Network>,
+    /// Networks whose trace context is taken; what comes from elsewhere becomes a link.
+    pub trust_context: Vec<Network>,
     /// Losses to force, for tests.
     pub faults: Vec<Fault>,
     /// Where the host's `/proc` is mounted.
@@ -169,6 +171,11 @@ impl Config {
                 (false, _) => Vec::new(),
                 (true, networks) if networks.is_empty() => Network::private(),
                 (true, networks) => networks,
+            },
+            trust_context: if layer.trust_context.is_empty() {
+                Network::private()
+            } else {
+                layer.trust_context
             },
             faults: layer.fault,
             proc_root: layer.proc_root.unwrap_or_else(|| PROC.into()),

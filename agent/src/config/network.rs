@@ -60,6 +60,17 @@ impl Network {
         self.address
     }
 
+    /// Whether this address is one of its own.
+    #[must_use]
+    pub fn contains(&self, address: IpAddr) -> bool {
+        let address = match address {
+            IpAddr::V4(address) => address.to_ipv6_mapped(),
+            IpAddr::V6(address) => address,
+        };
+        let differs = address.to_bits() ^ self.address.to_bits();
+        self.prefix == 0 || differs >> (128 - self.prefix) == 0
+    }
+
     /// Bits that all of its addresses have in common, of 128.
     #[must_use]
     pub const fn prefix(&self) -> u32 {
@@ -138,6 +149,25 @@ mod tests {
             shown.join(" "),
             "10.0.0.0/8 172.16.0.0/12 192.168.0.0/16 127.0.0.0/8 169.254.0.0/16 ::1/128 fc00::/7 fe80::/10"
         );
+    }
+
+    #[test]
+    fn holds_the_addresses_with_its_prefix() {
+        for (network, address, holds) in [
+            ("10.0.0.0/8", "10.255.0.1", true),
+            ("10.0.0.0/8", "11.0.0.1", false),
+            ("10.0.0.0/8", "::ffff:10.0.0.1", true),
+            ("0.0.0.0/0", "203.0.113.9", true),
+            ("0.0.0.0/0", "2001:db8::1", false),
+            ("::/0", "2001:db8::1", true),
+            ("192.0.2.7", "192.0.2.7", true),
+            ("192.0.2.7", "192.0.2.6", false),
+            ("fd00::/8", "fdff::1", true),
+        ] {
+            let network: Network = network.parse().expect("a network");
+            let address = address.parse().expect("an address");
+            assert_eq!(network.contains(address), holds, "{network} {address}");
+        }
     }
 
     #[test]

@@ -15,7 +15,7 @@ pub use self::{
     stream::{Buffers, Piece, Reader, Start, Stream},
     table::{IdHasher, IdMap, IdSet, Table},
 };
-use crate::process::ProcessKey;
+use crate::{config::Network, process::ProcessKey};
 
 const AF_UNIX: u16 = 1;
 const AF_INET: u16 = 2;
@@ -56,6 +56,14 @@ pub struct Endpoints {
 }
 
 impl Endpoints {
+    /// Whether the other end is in one of these networks; that of a unix socket is in all of them.
+    #[must_use]
+    pub fn has_peer_in(&self, networks: &[Network]) -> bool {
+        self.peer_address
+            .parse()
+            .map_or(true, |peer| networks.iter().any(|one| one.contains(peer)))
+    }
+
     /// The ends that a record names.
     #[must_use]
     pub fn new(open: &Open) -> Self {

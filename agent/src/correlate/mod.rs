@@ -9,7 +9,10 @@ mod parents;
 
 use agent_common::{
     abi::{Decision, Direction, Method, Source, decision_flags},
-    wire::{sampling, traceparent},
+    wire::{
+        sampling,
+        traceparent::{self, TraceParent},
+    },
 };
 
 pub use self::{
@@ -110,6 +113,8 @@ pub struct Context {
     pub propagated: bool,
     /// A parent that was rejected, and why.
     pub rejected: Option<([u8; 8], &'static str)>,
+    /// The request's `traceparent`, where its peer is not trusted with one.
+    pub untrusted: Option<TraceParent>,
 }
 
 impl Context {
@@ -131,13 +136,14 @@ impl Context {
             confidence: decision.confidence,
             propagated: decided.has(decision_flags::PROPAGATED),
             rejected,
+            untrusted: None,
         }
     }
 
-    /// The context of an exchange that the kernel did not decide: the request's own header is its parent, else it begins a trace, sampled
-    /// when its id says so by `threshold`.
+    /// The context of an exchange that the kernel did not decide: the request's own header is its parent where it is `trusted`, else it begins
+    /// a trace, sampled when its id says so by `threshold`.
     #[must_use]
-    pub fn undecided(exchange: &Exchange, ids: &mut Ids, threshold: u64) -> Self {
+    pub fn undecided(exchange: &Exchange, ids: &mut Ids, threshold: u64, trusted: bool) -> Self {
         let span_id = ids.span_id();
         let mut context = Self {
             trace_id: [0; 16],
@@ -150,8 +156,11 @@ impl Context {
             confidence: 100,
             propagated: false,
             rejected: None,
+            untrusted: exchange.request.detail.trace_parent.filter(|_| !trusted),
         };
-        if let Some(header) = exchange.request.detail.trace_parent {
+        if let Some(header) = exchange.request.detail.trace_parent
+            && trusted
+        {
             context.trace_id = header.trace_id;
             context.parent = Some(header.span_id);
             context.flags = header.flags & (traceparent::FLAG_SAMPLED | traceparent::FLAG_RANDOM);

@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use crate::config::Network;
+
 /// Limits and choices of the pipeline. Every limit has a counter for what it turns away.
 #[derive(Clone, Debug)]
 pub struct PipelineConfig {
@@ -19,6 +21,8 @@ pub struct PipelineConfig {
     pub facts_wait: Duration,
     /// Threshold of [`agent_common::wire::sampling::is_sampled`] for traces that begin with a message the kernel did not decide.
     pub sampling_threshold: u64,
+    /// Networks whose `traceparent` is taken.
+    pub trusted: Vec<Network>,
     /// Export `url.query` as it is.
     pub record_query: bool,
     /// Make spans of other processes' OTLP exports.
@@ -35,6 +39,7 @@ impl Default for PipelineConfig {
             response_timeout: Duration::from_secs(300),
             facts_wait: Duration::from_millis(100),
             sampling_threshold: 0,
+            trusted: Network::private(),
             record_query: false,
             trace_otlp_exports: false,
         }

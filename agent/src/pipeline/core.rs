@@ -288,9 +288,18 @@ impl Core {
                 let rejected = exchange
                     .rejected
                     .or_else(|| self.rejected_late(exchange, decided));
-                Context::of(decided, rejected)
+                let mut context = Context::of(decided, rejected);
+                if decided.has(decision_flags::UNTRUSTED) {
+                    context.untrusted = exchange.request.detail.trace_parent;
+                }
+                context
             }
-            None => Context::undecided(exchange, &mut self.ids, self.config.sampling_threshold),
+            None => {
+                let trusted = kind != SpanKind::Server
+                    || endpoints.is_none_or(|ends| ends.has_peer_in(&self.config.trusted));
+                let threshold = self.config.sampling_threshold;
+                Context::undecided(exchange, &mut self.ids, threshold, trusted)
+            }
         };
         if context.rejected.is_some() {
             self.counters.links_rejected.increment();

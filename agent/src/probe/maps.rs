@@ -6,11 +6,12 @@
 use agent_common::abi::{Counter, EventLoop, Policy, SELECTION_WORDS, VERDICT_BITS, Verdict};
 use aya::{
     Ebpf,
-    maps::{Array, HashMap, Map, MapData, MapError, PerCpuArray, RingBuf},
+    maps::{Array, HashMap, LpmTrie, Map, MapData, MapError, PerCpuArray, RingBuf, lpm_trie::Key},
 };
 use zerocopy::transmute;
 
 use super::{error::ProbeError, loader::Loaded};
+use crate::config::Network;
 
 /// Processes per word of `SELECTION`.
 const PER_WORD: u32 = u64::BITS / VERDICT_BITS;
@@ -23,6 +24,8 @@ pub struct Maps {
     pub selection: Selection,
     /// Ports that are traced.
     pub ports: Ports,
+    /// Networks whose context is taken.
+    pub trusted: Trusted,
     /// What is captured of a connection.
     pub policies: Policies,
     /// What is known of run-time systems.
@@ -47,6 +50,7 @@ impl Maps {
             events: take(ebpf, "EVENTS")?,
             selection: Selection(take(ebpf, "SELECTION")?),
             ports: Ports(take(ebpf, "PORTS")?),
+            trusted: Trusted(take(ebpf, "TRUSTED")?),
             policies: Policies(take(ebpf, "POLICIES")?),
             runtimes: Runtimes(take(ebpf, "RUNTIMES")?),
             counters: Counters(take(ebpf, "COUNTERS")?),
@@ -140,6 +144,20 @@ impl Place {
 
     const fn write(self, word: u64, verdict: Verdict) -> u64 {
         word & !self.mask() | (verdict as u64) << self.shift
+    }
+}
+
+/// `TRUSTED`: networks whose context is taken.
+pub struct Trusted(LpmTrie<MapData, [u8; 16], u32>);
+
+impl Trusted {
+    /// Adds one, before anything is attached: a connection is judged when it is first seen.
+    ///
+    /// # Errors
+    /// When the system call fails, or there are more than 256.
+    pub fn add(&mut self, network: &Network) -> Result<(), MapError> {
+        let key = Key::new(network.prefix(), network.address().octets());
+        self.0.insert(&key, 1, 0)
     }
 }
 

@@ -108,6 +108,10 @@ pub fn run(config: &Config, record: Option<(&Path, bool)>) -> Result<(), RunErro
             ports.select(port).map_err(map_error("PORTS"))?;
         }
     }
+    let mut trusted = maps.trusted;
+    for network in &config.trust_context {
+        trusted.add(network).map_err(map_error("TRUSTED"))?;
+    }
     let mut attached = loaded.attach()?;
     let map_memory_bytes = attached.map_memory_bytes();
     // Last: connections are enrolled when everything that knows of them is at work.
@@ -186,6 +190,7 @@ fn pipeline_config(config: &Config, seed: u64) -> PipelineConfig {
             defaults.connections
         },
         sampling_threshold: config.sampler.threshold(),
+        trusted: config.trust_context.clone(),
         record_query: config.query,
         trace_otlp_exports: defaults.trace_otlp_exports || config.faults.contains(&Fault::TraceOwn),
         ..defaults

@@ -65,7 +65,7 @@ pub const UNDERTRACE_PARENT_CONFIDENCE: &str = "undertrace.parent.confidence";
 pub const UNDERTRACE_PROPAGATED: &str = "undertrace.propagated";
 /// `true` where the response was lost to the agent, so that nothing is known of it.
 pub const UNDERTRACE_RESPONSE_UNSEEN: &str = "undertrace.response.unseen";
-/// Why a link stands there: `parent_answered`, `parent_unknown`.
+/// Why a link stands there: `parent_answered`, `parent_unknown`, `untrusted`.
 pub const UNDERTRACE_LINK_REASON: &str = "undertrace.link.reason";
 
 /// Event: the head of the request is complete.

@@ -320,16 +320,24 @@ fn events(exchange: &Exchange, clock: ClockPair) -> Events {
 }
 
 fn links(context: &Context) -> Vec<Link> {
-    let Some((span_id, reason)) = context.rejected else {
-        return Vec::new();
-    };
-    let mut attributes = Attributes::default();
-    attributes.push(name::UNDERTRACE_LINK_REASON, reason);
-    vec![Link {
-        trace_id: context.trace_id,
-        span_id,
-        attributes,
-    }]
+    let rejected = context
+        .rejected
+        .map(|(span_id, reason)| (context.trace_id, span_id, reason));
+    let untrusted = context
+        .untrusted
+        .map(|header| (header.trace_id, header.span_id, "untrusted"));
+    let links = rejected.into_iter().chain(untrusted);
+    links
+        .map(|(trace_id, span_id, reason)| {
+            let mut attributes = Attributes::default();
+            attributes.push(name::UNDERTRACE_LINK_REASON, reason);
+            Link {
+                trace_id,
+                span_id,
+                attributes,
+            }
+        })
+        .collect()
 }
 
 /// A request target with the `host` field, taken apart (RFC 9112 section 3.2 and 3.3).

@@ -14,6 +14,7 @@ use crate::harness::{
     network::{self, Routed},
     scripted::Scripted,
     service,
+    trace::hex,
 };
 
 pub(super) const SCENARIOS: &[Scenario] = &[
@@ -27,6 +28,7 @@ pub(super) const SCENARIOS: &[Scenario] = &[
     ),
     Scenario::core("context_same_kernel_chain", same_kernel_chain),
     Scenario::core("context_forwarded_by_nginx", forwarded_by_nginx),
+    Scenario::full("context_untrusted_becomes_a_link", untrusted_becomes_a_link),
     Scenario::full("context_across_namespaces_dnat", across_namespaces_dnat),
     Scenario::full(
         "context_nothing_written_on_the_wire",
@@ -287,6 +289,57 @@ fn forwarded_by_nginx(context: &mut Context) -> Result<()> {
         );
         assert_eq!(span.otlp.flags & 0xff, if n == 1 { 1 } else { 3 });
     }
+    Ok(())
+}
+
+/// nginx does not trust its client's address and forwards its header all the same; its backend trusts nginx: one trace of our own, which ends in a link.
+fn untrusted_becomes_a_link(context: &mut Context) -> Result<()> {
+    let (front, back) = (context.port(), context.port());
+    let backend = format!("127.0.0.1:{back}");
+    let _back = service::python(context, "threads.py", back, &[])?;
+    let _front = service::nginx(context, "proxy.conf", front, &proxy(&backend, false))?;
+    let collector = Collector::start()?;
+    let agent = Setup::grpc(&collector)
+        .arg("--exe")
+        .arg("nginx")
+        .arg("--exe")
+        .arg("python3*")
+        .arg("--trust-context")
+        .arg("127.0.0.2/32")
+        .start(context)?;
+    let mut connection = Connection::open(front)?;
+    for (n, flags) in [(1, "01"), (2, "00")] {
+        let lines = format!("traceparent: 00-{TRACE}-{PARENT}-{flags}\r\ntracestate: a={n}\r\n");
+        assert_eq!(
+            connection.get_with(&format!("/bound/{n}"), &lines)?.status,
+            200
+        );
+    }
+    assert_eq!(connection.get("/bound/3")?.status, 200);
+    collector.wait_for_spans(9, PATIENCE)?;
+    let statistics = agent.stop()?;
+    let expected: String = (1..=3)
+        .map(|n| {
+            format!("SERVER nginx GET /bound/{n} 200\n  CLIENT nginx GET /b/{n} 200\n    SERVER threads GET /b/{n} 200\n")
+        })
+        .collect();
+    let spans = collector.spans();
+    assert_text("the traces", &spans.render(), &expected);
+    for span in &spans.0 {
+        assert_ne!(span.trace_id(), TRACE, "{}", span.line());
+        assert_eq!(span.otlp.trace_state, "", "{}", span.line());
+        let links: Vec<_> = span
+            .otlp
+            .links
+            .iter()
+            .map(|link| (hex(&link.trace_id), hex(&link.span_id)))
+            .collect();
+        let meets_it = ["/bound/1", "/bound/2"].contains(&span.path());
+        let expected = meets_it.then(|| (TRACE.to_owned(), PARENT.to_owned()));
+        assert_eq!(links, Vec::from_iter(expected), "{}", span.line());
+    }
+    assert_eq!(statistics.get("contexts_untrusted"), 2, "{statistics}");
+    assert_eq!(statistics.get("record_differs"), 0, "{statistics}");
     Ok(())
 }
 
