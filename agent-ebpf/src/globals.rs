@@ -74,6 +74,8 @@ pub mod fault {
     pub const NO_HANDOVER: u32 = 1 << 9;
     /// Outgoing requests get no parent: the negative control of what counts links.
     pub const NO_CAUSALITY: u32 = 1 << 10;
+    /// What to write into a request is left as if for the send before it: the program on the send path must not do it.
+    pub const INJECT_STALE: u32 = 1 << 11;
 }
 
 /// Reads a global: volatile, because the value that the compiler sees is not the one that the program will see.

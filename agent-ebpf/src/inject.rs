@@ -21,7 +21,7 @@ use agent_common::{
 use crate::{
     conn::{self, Socket, flags},
     decide, emit,
-    globals::global,
+    globals::{fault, faulty, global},
     kernel::sock,
     maps::{INJECTIONS, add, count},
     scratch::{self, Work},
@@ -184,7 +184,11 @@ fn instruct(work: &Work, socket: &mut Socket, injection: &mut Injection) {
     socket.planned = planned;
     injection.pid_tgid = work.pid_tgid;
     injection.length = work.length;
-    injection.start = work.write_seq;
+    injection.start = if faulty(fault::INJECT_STALE) {
+        work.write_seq.wrapping_sub(work.length)
+    } else {
+        work.write_seq
+    };
     injection.count = index + 1;
 }
 

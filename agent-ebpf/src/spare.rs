@@ -2,8 +2,8 @@
 //!
 //! A kernel that preempts a task inside a program skips that program for whoever comes to it next on the same CPU, until the first task is through
 //! (`recursion_misses`, since Linux 5.12). A send or receive that nobody saw is a hole in its stream, and leaves its thread with a wrong idea of what
-//! it read last. So where the kernel preempts, each hook of sends and receives has a second program, which does the first one's work when some task
-//! is inside the first one on this CPU, and else returns at once.
+//! it read last. So where the kernel preempts, each hook of sends, receives and states of connections has a second program, which does the first one's
+//! work when some task is inside the first one on this CPU, and else returns at once.
 //!
 //! Input: [`enter`] and [`leave`] around the first program's work. Output: [`skipped`], for the second one. A kernel that does not preempt has no
 //! spare programs, and the first ones are free of these calls (`PREEMPTIBLE`).
@@ -26,6 +26,7 @@ pub(crate) enum Post {
     UnixSend,
     UnixSent,
     UnixReceive,
+    SetState,
     /// How many there are.
     Count,
 }

@@ -44,6 +44,10 @@ pub static INJECT_FAULT: u32 = 0;
 #[unsafe(no_mangle)]
 pub static SELF_TEST: u32 = 0;
 
+/// Offset of `tcp_sock.write_seq`, bytes.
+#[unsafe(no_mangle)]
+pub static O_TCP_SOCK_WRITE_SEQ: u32 = 0;
+
 /// Bits of [`INJECT_FAULT`].
 mod fault {
     /// The line is written twice.
@@ -84,7 +88,7 @@ fn enrol(ctx: &SockOpsContext) -> Option<()> {
     let operations = unsafe { &*ctx.ops };
     // SAFETY: the only member of the union that is a value.
     let sk = unsafe { operations.__bindgen_anon_2.sk };
-    let injection = find(key(sk.cast())?)?;
+    let injection = find(tcp_sock(sk.cast())? as u64)?;
     if injection.state != InjectionState::Wanted as u32 {
         return None;
     }
@@ -126,16 +130,15 @@ fn is_trusted(ctx: &SockOpsContext) -> bool {
     NETWORKS.get(Key::new(128, address)).is_some()
 }
 
-/// Key in `INJECTIONS`: the sock's address.
+/// The sock as one of TCP. Its address is the key in `INJECTIONS`: that of a socket of its own kind may be one on every version of the kernel.
 #[inline(always)]
-fn key(sk: *mut core::ffi::c_void) -> Option<u64> {
+fn tcp_sock(sk: *mut core::ffi::c_void) -> Option<*const u8> {
     if sk.is_null() {
         return None;
     }
-    // As a socket of its own kind the kernel lets its address be a key on every version.
     // SAFETY: the verifier checks that it is a sock.
     let tcp = unsafe { bpf_skc_to_tcp_sock(sk) };
-    (!tcp.is_null()).then_some(tcp as u64)
+    (!tcp.is_null()).then_some(tcp.cast_const().cast())
 }
 
 #[inline(always)]
@@ -160,34 +163,52 @@ fn faulty(bit: u32) -> bool {
     fault & bit != 0
 }
 
-/// Key in `INJECTIONS` for the message's socket.
+/// What is to be written into this message, if the send hook has left something for this very send.
 #[inline(always)]
-fn message_key(ctx: &SkMsgContext) -> Option<u64> {
+fn instructions(ctx: &SkMsgContext) -> Option<&'static mut Injection> {
     // SAFETY: a static of a plain integer type, never written after loading.
     if unsafe { core::ptr::read_volatile(&raw const SELF_TEST) } != 0 {
-        return Some(bpf_get_current_pid_tgid());
+        let injection = find(bpf_get_current_pid_tgid())?;
+        return is_for(injection, ctx.size(), injection.start);
     }
     // SAFETY: a load from the context.
     let message = unsafe { &*ctx.msg };
     // SAFETY: the only member of the union that is a value.
-    key(unsafe { message.__bindgen_anon_3.sk }.cast())
+    let tcp = tcp_sock(unsafe { message.__bindgen_anon_3.sk }.cast())?;
+    // SAFETY: a static of a plain integer type, never written after loading.
+    let offset = unsafe { core::ptr::read_volatile(&raw const O_TCP_SOCK_WRITE_SEQ) };
+    let write_seq = tcp.wrapping_add(offset as usize).cast::<u32>();
+    // SAFETY: a member of the struct, which the verifier checks.
+    let write_seq = unsafe { write_seq.read_volatile() };
+    is_for(find(tcp as u64)?, ctx.size(), write_seq)
+}
+
+/// The instructions, when they were left by this thread for a send of this size whose first byte gets this sequence number; they are taken in any case.
+#[inline(always)]
+fn is_for(
+    injection: &'static mut Injection,
+    size: u32,
+    write_seq: u32,
+) -> Option<&'static mut Injection> {
+    let slots = injection.count;
+    if slots == 0 {
+        return None;
+    }
+    let whole = size == injection.length || (size < injection.length && size >= PART);
+    if whole && injection.start == write_seq && injection.pid_tgid == bpf_get_current_pid_tgid() {
+        return Some(injection);
+    }
+    injection.count = 0;
+    count(Counter::InjectOtherSend, u64::from(slots));
+    None
 }
 
 /// Executes what the send hook has asked for in this send.
 #[inline(always)]
 fn execute(ctx: &SkMsgContext) -> Option<()> {
-    let injection = find(message_key(ctx)?)?;
+    let injection = instructions(ctx)?;
     let slots = injection.count;
-    if slots == 0 {
-        return None;
-    }
     injection.count = 0;
-    let size = ctx.size();
-    let whole = size == injection.length || (size < injection.length && size >= PART);
-    if !whole || injection.pid_tgid != bpf_get_current_pid_tgid() {
-        count(Counter::InjectOtherSend, u64::from(slots));
-        return None;
-    }
     let (mut shift, mut behind) = (0, 0);
     for index in 0..InjectionSlot::COUNT {
         if index as u32 >= slots {

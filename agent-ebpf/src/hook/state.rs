@@ -25,13 +25,24 @@ use crate::{
     },
     scratch::{self, Work},
     select,
+    spare::{self, Post},
 };
 
 // since Linux 4.16
 #[btf_tracepoint(function = "inet_sock_set_state")]
 pub fn inet_sock_set_state(ctx: BtfTracePointContext) -> i32 {
-    let (old, new): (i32, i32) = (ctx.arg(1), ctx.arg(2));
-    set_state(ctx.arg(0), old as u8, new as u8);
+    spare::enter(Post::SetState);
+    set_state(&ctx);
+    spare::leave(Post::SetState);
+    0
+}
+
+// A soft interrupt that comes while a task is inside the first one is skipped like a task that preempts it.
+#[btf_tracepoint(function = "inet_sock_set_state")]
+pub fn inet_sock_set_state_spare(ctx: BtfTracePointContext) -> i32 {
+    if spare::skipped(Post::SetState) {
+        set_state(&ctx);
+    }
     0
 }
 
@@ -62,7 +73,10 @@ pub fn inet_sock_destruct_enter(ctx: FEntryContext) -> i32 {
 }
 
 #[inline(always)]
-fn set_state(sk: *const u8, old: u8, new: u8) {
+fn set_state(ctx: &BtfTracePointContext) {
+    let sk: *const u8 = ctx.arg(0);
+    let (old, new): (i32, i32) = (ctx.arg(1), ctx.arg(2));
+    let (old, new) = (old as u8, new as u8);
     if new == TCP_SYN_SENT {
         connecting(sk);
     } else if new == TCP_ESTABLISHED && old == TCP_SYN_SENT {

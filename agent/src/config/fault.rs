@@ -74,6 +74,8 @@ faults! {
     InjectLate = "inject-late";
     /// Requests with a header lose a byte.
     InjectLoss = "inject-loss";
+    /// What to write into a request is meant for another send.
+    InjectStale = "inject-stale";
     /// The agent is traced by itself.
     TraceOwn = "trace-own";
 }

@@ -255,6 +255,12 @@ pub const HOOKS: &[Hook] = &[
         Stage::Context,
     ),
     Hook::new(
+        "inet_sock_set_state_spare",
+        Attach::Tracepoint("inet_sock_set_state"),
+        Feature::Spares,
+        Stage::Spare,
+    ),
+    Hook::new(
         "inet_recvmsg_spare",
         Attach::Exit("inet_recvmsg"),
         Feature::Spares,

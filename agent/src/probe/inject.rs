@@ -159,11 +159,12 @@ pub struct Bench {
 }
 
 impl Injector {
-    /// Loads the object with maps shared or its own; nothing is enrolled before [`Injector::attach`].
+    /// Loads the object with maps shared or its own; nothing is enrolled before [`Injector::attach`]. `write_seq` is the offset of that member of
+    /// `tcp_sock`; without it, the object is for the self-test.
     fn load(
         shared: Option<&SharedMaps>,
         faults: &[Fault],
-        self_test: bool,
+        write_seq: Option<u32>,
     ) -> Result<Self, InjectError> {
         let object = objects::find(OBJECT).ok_or(InjectError::NoObject)?;
         super::examine::raise_memlock();
@@ -171,9 +172,11 @@ impl Injector {
         loader.verifier_log_level(VerifierLogLevel::STATS);
         let bits = FAULTS.iter().filter(|(fault, _)| faults.contains(fault));
         let bits: u32 = bits.fold(0, |all, (_, bit)| all | bit);
-        let self_test = u32::from(self_test);
+        let self_test = u32::from(write_seq.is_none());
+        let write_seq = write_seq.unwrap_or(0);
         loader.override_global("INJECT_FAULT", &bits, false);
         loader.override_global("SELF_TEST", &self_test, false);
+        loader.override_global("O_TCP_SOCK_WRITE_SEQ", &write_seq, false);
         if let Some(shared) = shared {
             shared.apply(&mut loader);
         }
@@ -198,7 +201,8 @@ impl Injector {
         })
     }
 
-    /// Loads the object for work beside the object `capture`, which must be loaded with the same `shared`; headers go to `networks` only.
+    /// Loads the object for work beside the object `capture`, which must be loaded with the same `shared`; headers go to `networks` only. `write_seq` is the
+    /// offset of that member of `tcp_sock`, bytes.
     ///
     /// # Errors
     /// When the kernel refuses something.
@@ -206,8 +210,9 @@ impl Injector {
         shared: &SharedMaps,
         networks: &[Network],
         faults: &[Fault],
+        write_seq: u32,
     ) -> Result<Self, InjectError> {
-        let mut injector = Self::load(Some(shared), faults, false)?;
+        let mut injector = Self::load(Some(shared), faults, Some(write_seq))?;
         let mut trie: LpmTrie<MapData, [u8; 16], u32> = take(&mut injector.ebpf, "NETWORKS")?;
         for network in networks {
             let key = Key::new(network.prefix(), Ipv6Addr::octets(&network.address()));
@@ -264,7 +269,7 @@ impl Bench {
     /// # Errors
     /// When the kernel refuses something.
     pub fn new() -> Result<Self, InjectError> {
-        let mut injector = Injector::load(None, &[], true)?;
+        let mut injector = Injector::load(None, &[], None)?;
         let injections = take(&mut injector.ebpf, "INJECTIONS")?;
         Ok(Self {
             injector,

@@ -9,7 +9,7 @@ use tracing::{info, warn};
 use crate::{
     config::Config,
     inject,
-    kernel::features::Features,
+    kernel::{features::Features, offsets::Offsets},
     probe::inject::{InjectError, Injector, SharedMaps},
 };
 
@@ -22,8 +22,15 @@ pub(super) fn prepare(config: &Config, features: &Features) -> Option<SharedMaps
 }
 
 /// Loads the object that writes them.
-pub(super) fn load(shared: &SharedMaps, config: &Config) -> Option<Injector> {
-    or_say_why(Injector::new(shared, &config.inject_to, &config.faults))
+pub(super) fn load(shared: &SharedMaps, config: &Config, offsets: &Offsets) -> Option<Injector> {
+    // A member without which nothing is traced.
+    let write_seq = offsets.get("O_TCP_SOCK_WRITE_SEQ")?;
+    or_say_why(Injector::new(
+        shared,
+        &config.inject_to,
+        &config.faults,
+        write_seq,
+    ))
 }
 
 /// Attaches it to the control group whose processes make the connections.

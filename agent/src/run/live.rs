@@ -86,7 +86,7 @@ pub fn run(config: &Config, record: Option<(&Path, bool)>) -> Result<(), RunErro
             },
         });
     let mut loaded = kernel.load_with(&settings, injection.as_ref())?;
-    let injector = injection.and_then(|shared| injection::load(&shared, config));
+    let injector = injection.and_then(|shared| injection::load(&shared, config, &kernel.offsets));
     let cgroup = kernel.features.cgroup2.clone();
     let release = kernel.features.release.clone();
     let recorder = match record {

@@ -50,6 +50,7 @@ pub(super) const SCENARIOS: &[Scenario] = &[
     Scenario::full("safety_header_loss_is_seen", |context| {
         is_seen(context, "inject-loss")
     }),
+    Scenario::full("safety_header_of_another_send", of_another_send),
 ];
 
 /// Whether the agent writes headers on this kernel.
@@ -184,6 +185,34 @@ fn exact_bytes(context: &mut Context, arguments: &[&str]) -> Result<()> {
     assert_eq!(statistics.get("inject_line_ends"), 1, "{statistics}");
     assert_eq!(statistics.get("inject_split"), 1, "{statistics}");
     assert_eq!(statistics.get("inject_tunnel"), 1, "{statistics}");
+    Ok(())
+}
+
+/// What is left from another send of the same thread and length is not written.
+fn of_another_send(context: &mut Context) -> Result<()> {
+    let (port, received) = recorder(context)?;
+    let agent = Setup::bare()
+        .port(port)
+        .arg("--inject")
+        .arg("--fault")
+        .arg("inject-stale")
+        .start(context)?;
+    let injects = injects(&agent)?;
+    let head = "GET /stale HTTP/1.1\r\nhost: 127.0.0.1\r\n\r\n";
+    for _ in 0..8 {
+        let mut stream = TcpStream::connect(("127.0.0.1", port))?;
+        stream.write_all(head.as_bytes())?;
+        stream.shutdown(std::net::Shutdown::Write)?;
+        let bytes = received.recv_timeout(PATIENCE)?;
+        assert_text("the request", &String::from_utf8_lossy(&bytes), head);
+    }
+    let statistics = agent.stop()?;
+    if !injects {
+        return refused(&statistics);
+    }
+    assert_eq!(statistics.get("inject_requests"), 8, "{statistics}");
+    assert_eq!(statistics.get("inject_other_send"), 8, "{statistics}");
+    assert_eq!(statistics.get("inject_bytes"), 0, "{statistics}");
     Ok(())
 }
 
