@@ -10,14 +10,17 @@ use agent_common::{
 
 use crate::{
     conn::{Request, Socket, find, flags, request_flags},
-    globals::{fault, faulty},
+    globals::{fault, faulty, global},
     kernel::task,
     maps::{FORWARDS, HANDOVERS, THREADS, count},
     scratch::{Work, add},
 };
 
-/// A request older than this is no parent any more.
-pub(crate) const REQUEST_LIFETIME_NS: u64 = 300_000_000_000;
+/// Whether a request that was opened at `since_ns` is too old to be a parent.
+#[inline(always)]
+fn is_stale(since_ns: u64, now_ns: u64, lifetime_ns: u64) -> bool {
+    now_ns.wrapping_sub(since_ns) >= lifetime_ns
+}
 
 /// Value of `THREADS`.
 ///
@@ -340,6 +343,22 @@ pub(crate) fn abandon(sk: u64, socket: &mut Socket) {
     }
 }
 
+/// Closes a request that nobody will answer, so that it is not counted among those its thread may work for. User space asks when it gives the request
+/// up, which it counts from the first byte of the head and not from the last.
+///
+/// A request that ends on another CPU at this very moment is subtracted twice: its thread's calls are then left without a parent.
+#[inline(always)]
+pub(crate) fn expire(sk: u64, socket: &mut Socket, now_ns: u64) {
+    let lifetime_ns = global!(REQUEST_LIFETIME_NS);
+    let request = &socket.request;
+    if request.flags & request_flags::OPEN != 0
+        && is_stale(request.since_ns, now_ns, lifetime_ns - lifetime_ns / 8)
+    {
+        count(Counter::RequestsExpired);
+        close(sk, socket);
+    }
+}
+
 /// The key under which this end leaves a record for what it sends at `position`.
 #[inline(always)]
 pub(crate) fn sending_key(sk: u64, socket: &Socket, position: u64) -> HandoverKey {
@@ -413,6 +432,6 @@ pub(crate) fn open_request(sk: u64, position: u64, now_ns: u64) -> Option<&'stat
     let usable = request.flags & (request_flags::OPEN | request_flags::SEVERAL)
         == request_flags::OPEN
         && request.decision.position == position
-        && now_ns.wrapping_sub(request.since_ns) < REQUEST_LIFETIME_NS;
+        && !is_stale(request.since_ns, now_ns, global!(REQUEST_LIFETIME_NS));
     usable.then_some(socket)
 }

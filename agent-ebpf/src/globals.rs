@@ -42,6 +42,10 @@ pub static PREEMPTIBLE: u32 = 0;
 #[unsafe(no_mangle)]
 pub static FAULT: u32 = 0;
 
+/// After this time a request is no parent any more, nanoseconds.
+#[unsafe(no_mangle)]
+pub static REQUEST_LIFETIME_NS: u64 = 300_000_000_000;
+
 /// 1: exceptional refusals are logged through `AYA_LOGS`.
 #[unsafe(no_mangle)]
 pub static LOG: u32 = 0;

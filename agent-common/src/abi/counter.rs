@@ -111,6 +111,8 @@ counters! {
     InjectBytes = 43, "inject_bytes";
     /// Requests whose `traceparent` was not taken, because their peer is in none of the trusted networks.
     ContextsUntrusted = 44, "contexts_untrusted";
+    /// Server requests given up because they were open for too long.
+    RequestsExpired = 45, "requests_expired";
 }
 
 impl Counter {

@@ -5,7 +5,7 @@ use aya_ebpf::{macros::raw_tracepoint, programs::RawTracePointContext};
 
 use crate::{
     conn::{self, flags},
-    emit, inject,
+    context, emit, inject,
     kernel::sock,
     maps::LIVE,
 };
@@ -45,6 +45,7 @@ fn answer(index: u32) -> bool {
             &socket.streams[Direction::Receive as usize],
         ));
         request.found = 1;
+        context::expire(sk, socket, conn::now());
     }
     true
 }

@@ -76,6 +76,8 @@ faults! {
     InjectLoss = "inject-loss";
     /// What to write into a request is meant for another send.
     InjectStale = "inject-stale";
+    /// Requests are given up after two seconds.
+    ShortRequests = "short-requests";
     /// The agent is traced by itself.
     TraceOwn = "trace-own";
 }

@@ -11,7 +11,7 @@ pub mod network;
 pub mod otlp;
 pub mod sampler;
 
-use std::{collections::HashMap, path::PathBuf};
+use std::{collections::HashMap, path::PathBuf, time::Duration};
 
 pub use self::{
     cli::{Cli, Command},
@@ -115,6 +115,16 @@ impl ConfigError {
 }
 
 impl Config {
+    /// How long a request waits for its response, and can be a parent.
+    #[must_use]
+    pub fn request_lifetime(&self) -> Duration {
+        if self.faults.contains(&Fault::ShortRequests) {
+            Duration::from_secs(2)
+        } else {
+            Duration::from_secs(300)
+        }
+    }
+
     /// The configuration of these flags and this environment, and of the file that one of them names.
     ///
     /// # Errors

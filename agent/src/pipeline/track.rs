@@ -43,6 +43,8 @@ pub(super) struct Tracked {
     gone_ticks: u8,
     /// Its bytes in [`Core::buffered`].
     buffered: usize,
+    /// A request was given up: the kernel shall not count it any more.
+    overdue: bool,
     /// It stands in the list of active connections.
     pub(super) listed: bool,
     /// Its process is gone.
@@ -89,6 +91,7 @@ impl Tracked {
             lag_ticks: 0,
             gone_ticks: 0,
             buffered: 0,
+            overdue: false,
             listed: false,
             suspected: false,
         }
@@ -133,7 +136,10 @@ impl Tracked {
             Speech::Unjudged | Speech::Unknown => false,
         };
         self.connection.socket != 0
-            && (awaits || self.suspected || streams.iter().any(|s| s.is_pending() || s.lags()))
+            && (awaits
+                || self.suspected
+                || self.overdue
+                || streams.iter().any(|s| s.is_pending() || s.lags()))
     }
 
     /// Its `Open` came late.
@@ -370,6 +376,7 @@ impl Tracked {
         } else {
             self.gone_ticks = 0;
             self.suspected = false;
+            self.overdue = false;
             self.live = Some(Box::new([answer.received, answer.sent]));
         }
     }
@@ -441,6 +448,7 @@ impl Tracked {
         {
             let mut expired = std::mem::take(&mut core.finished);
             self.exchanges.expire(before_ns, core.now_ns, &mut expired);
+            self.overdue |= !expired.is_empty();
             for exchange in expired.drain(..) {
                 core.exchange(
                     exchange,

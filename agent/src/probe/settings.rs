@@ -81,6 +81,10 @@ impl Settings {
                 ),
                 ("SAMPLE_THRESHOLD", Value::U64(config.sampler.threshold())),
                 (
+                    "REQUEST_LIFETIME_NS",
+                    Value::U64(config.request_lifetime().as_nanos() as u64),
+                ),
+                (
                     "FAULT",
                     Value::U32(faults.fold(0, |all, (_, bit)| all | bit)),
                 ),

@@ -190,6 +190,7 @@ fn pipeline_config(config: &Config, seed: u64) -> PipelineConfig {
             defaults.connections
         },
         sampling_threshold: config.sampler.threshold(),
+        response_timeout: config.request_lifetime(),
         trusted: config.trust_context.clone(),
         record_query: config.query,
         trace_otlp_exports: defaults.trace_otlp_exports || config.faults.contains(&Fault::TraceOwn),

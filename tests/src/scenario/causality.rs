@@ -1,16 +1,22 @@
 //! Which incoming request an outgoing one belongs to. The truth is an id in every path; a wrong link fails, a missing one is counted.
 
-use std::sync::{
-    Arc,
-    atomic::{AtomicU32, Ordering},
+use std::{
+    io::Write as _,
+    sync::{
+        Arc,
+        atomic::{AtomicU32, Ordering},
+        mpsc,
+    },
+    thread,
+    time::Duration,
 };
 
 use anyhow::Result;
 
 use super::Scenario;
 use crate::harness::{
-    Context, PATIENCE, agent::Setup, collector::Collector, load, process::Program,
-    scripted::Scripted, service, trace::Span,
+    Context, PATIENCE, agent::Setup, assert_text, collector::Collector, http::Connection, load,
+    process::Program, scripted::Scripted, service, trace::Span,
 };
 
 pub(super) const SCENARIOS: &[Scenario] = &[
@@ -49,6 +55,7 @@ pub(super) const SCENARIOS: &[Scenario] = &[
     Scenario::full("causality_node_timers_and_names_16", |context| {
         node(context, 16, "Infinity", "/t")
     }),
+    Scenario::full("causality_node_given_up_request", given_up_request),
 ];
 
 /// One piece of work: how many requests, over how many connections, with how many calls each, and how many links may be missing.
@@ -218,6 +225,54 @@ fn node(
         may_miss: connections > 1 || max_sockets != "Infinity",
     };
     measure(context, &work, &(front, port), &back)
+}
+
+/// A request that is never answered makes every other call of its event loop ambiguous, until it is given up.
+fn given_up_request(context: &mut Context) -> Result<()> {
+    let (arrived, arrivals) = mpsc::channel();
+    let back = Scripted::start(context, move |stream, head| {
+        if head.starts_with("GET /b/1/") {
+            let _ = arrived.send(());
+            return Ok(());
+        }
+        stream.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok")
+    })?;
+    let port = context.port();
+    let backend = format!("127.0.0.1:{}", back.port());
+    let _front = service::node(context, "calls.js", port, &["--backend", &backend])?;
+    let collector = Collector::start()?;
+    let agent = Setup::grpc(&collector)
+        .arg("--exe")
+        .arg("node")
+        .arg("--fault")
+        .arg("short-requests")
+        .start(context)?;
+    let mut hanging = Connection::open(port)?;
+    hanging.send(b"GET /f/1 HTTP/1.1\r\nHost: front\r\n\r\n")?;
+    arrivals.recv_timeout(PATIENCE)?;
+    let mut connection = Connection::open(port)?;
+    assert_eq!(connection.get("/f/2")?.status, 200);
+    // Both ends of what hangs, too: they are given up.
+    collector.wait_for_spans(4, PATIENCE)?;
+    // The kernel is told with the next question for positions, ten a second.
+    thread::sleep(Duration::from_secs(1));
+    assert_eq!(connection.get("/f/3")?.status, 200);
+    collector.wait_for_spans(6, PATIENCE)?;
+    let statistics = agent.stop()?;
+    let spans = collector.spans();
+    assert_text(
+        "the traces",
+        &spans.render(),
+        "SERVER calls GET /f/1 no_response\n\
+         \x20 CLIENT calls GET /b/1/1 no_response\n\
+         SERVER calls GET /f/2 200\n\
+         CLIENT calls GET /b/2/1 200\n\
+         SERVER calls GET /f/3 200\n\
+         \x20 CLIENT calls GET /b/3/1 200\n",
+    );
+    assert_eq!(statistics.get("requests_expired"), 1, "{statistics}");
+    assert_eq!(statistics.get("links_ambiguous"), 1, "{statistics}");
+    Ok(())
 }
 
 /// A threaded backend whose answers overtake each other.
