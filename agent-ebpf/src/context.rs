@@ -76,6 +76,7 @@ pub(crate) const UNTRACED: u64 = u64::MAX;
 pub(crate) struct Handover {
     pub(crate) trace_id: [u64; 2],
     pub(crate) span_id: u64,
+    /// W3C trace flags, and when it was stored ([`agent_common::wire::decide::stored_at`]).
     pub(crate) trace_flags: u64,
 }
 

@@ -413,7 +413,10 @@ pub(crate) fn client(work: &mut Work, socket: &mut Socket) {
         work.handover = Handover {
             trace_id: words(work.decision.trace_id),
             span_id: u64::from_ne_bytes(work.decision.span_id),
-            trace_flags: u64::from(work.decision.trace_flags) | restarted,
+            trace_flags: decide::stored_at(
+                u64::from(work.decision.trace_flags) | restarted,
+                work.time_ns,
+            ),
         };
         if context::hand_over(&work.handover_key, &work.handover) {
             work.decision.decision_flags |= decision_flags::PROPAGATED;

@@ -40,6 +40,24 @@ impl Inherited {
 /// its header says does not count.
 pub const RESTARTED: u64 = 1 << 8;
 
+/// Bits of a same-kernel record's flags that say when it was stored, in units of 2^30 nanoseconds.
+const STORED_SHIFT: u32 = 32;
+const UNIT_SHIFT: u32 = 30;
+
+/// Flags of a same-kernel record that is stored at `now_ns`.
+#[must_use]
+#[inline(always)]
+pub const fn stored_at(flags: u64, now_ns: u64) -> u64 {
+    flags | (now_ns >> UNIT_SHIFT) << STORED_SHIFT
+}
+
+/// How long ago a record with these flags was stored, nanoseconds, to one second; 0 when that is in the future.
+#[must_use]
+pub const fn stored_for(flags: u64, now_ns: u64) -> u64 {
+    let units = (now_ns >> UNIT_SHIFT).saturating_sub(flags >> STORED_SHIFT);
+    units << UNIT_SHIFT
+}
+
 /// The context of an incoming request, from the sender's record in this kernel and its own header.
 ///
 /// The record is nearer, so its span is the parent, with the header's flags; where the two name different traces, the header wins. A header from
@@ -77,7 +95,7 @@ pub fn server(record: Option<Context>, header: Option<Context>, trusted: bool) -
             flags: if takes_header {
                 header.flags
             } else {
-                chosen.flags & !RESTARTED
+                chosen.flags & 0xff
             },
             ..chosen
         },
@@ -277,6 +295,20 @@ mod tests {
         assert_eq!(inherited.context, OTHER);
         assert_eq!(inherited.flags, decision_flags::HAS_TRACEPARENT);
         assert_eq!(server(Some(restarted), None, true).context, OTHER);
+    }
+
+    #[test]
+    fn tells_the_age_of_a_record() {
+        const SECOND: u64 = 1_000_000_000;
+        let flags = stored_at(RESTARTED | 1, 400 * SECOND);
+        assert_eq!(flags & 0xffff_ffff, RESTARTED | 1);
+        assert_eq!(stored_for(flags, 400 * SECOND), 0);
+        assert_eq!(stored_for(flags, 399 * SECOND), 0);
+        let age = stored_for(flags, 700 * SECOND);
+        assert!(age.abs_diff(300 * SECOND) < 2 * SECOND, "{age}");
+        let record = Context { flags, ..A };
+        let inherited = server(Some(record), None, true);
+        assert_eq!(inherited.context.flags, 1);
     }
 
     #[test]

@@ -3,7 +3,10 @@
 
 use core::arch::asm;
 
-use agent_common::abi::{CloseReason, Origin, Role, Verdict};
+use agent_common::{
+    abi::{CloseReason, Origin, Role, Verdict},
+    wire::decide::stored_at,
+};
 use aya_ebpf::{
     EbpfContext,
     macros::{btf_tracepoint, fentry, fexit},
@@ -161,7 +164,7 @@ fn established(sk: u64) {
         let mark = Handover {
             trace_id: [0; 2],
             span_id: 0,
-            trace_flags: 0,
+            trace_flags: stored_at(0, conn::now()),
         };
         context::hand_over(&key, &mark);
         return;

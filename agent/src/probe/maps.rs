@@ -3,7 +3,10 @@
 //! Input: [`Loaded`] programs. Output: typed accessors, each owning its map. No entry is made here that the kernel would have to delete:
 //! who ends an entry stands in ARCHITECTURE.md.
 
-use agent_common::abi::{Counter, EventLoop, Policy, SELECTION_WORDS, VERDICT_BITS, Verdict};
+use agent_common::{
+    abi::{Counter, EventLoop, Policy, SELECTION_WORDS, VERDICT_BITS, Verdict},
+    wire::decide,
+};
 use aya::{
     Ebpf,
     maps::{Array, HashMap, LpmTrie, Map, MapData, MapError, PerCpuArray, RingBuf, lpm_trie::Key},
@@ -28,6 +31,8 @@ pub struct Maps {
     pub trusted: Trusted,
     /// What is captured of a connection.
     pub policies: Policies,
+    /// Same-kernel records.
+    pub handovers: Handovers,
     /// What is known of run-time systems.
     pub runtimes: Runtimes,
     /// The kernel's own counters.
@@ -52,6 +57,7 @@ impl Maps {
             ports: Ports(take(ebpf, "PORTS")?),
             trusted: Trusted(take(ebpf, "TRUSTED")?),
             policies: Policies(take(ebpf, "POLICIES")?),
+            handovers: Handovers(take(ebpf, "HANDOVERS")?),
             runtimes: Runtimes(take(ebpf, "RUNTIMES")?),
             counters: Counters(take(ebpf, "COUNTERS")?),
         })
@@ -144,6 +150,37 @@ impl Place {
 
     const fn write(self, word: u64, verdict: Verdict) -> u64 {
         word & !self.mask() | (verdict as u64) << self.shift
+    }
+}
+
+/// `HANDOVERS`, as plain words: the last one of a value holds the flags.
+pub struct Handovers(HashMap<MapData, [u64; 3], [u64; 4]>);
+
+impl Handovers {
+    /// Deletes the records that are older than `limit_ns`; how many those were, and how many are left.
+    ///
+    /// # Errors
+    /// When a system call fails.
+    pub fn sweep(&mut self, now_ns: u64, limit_ns: u64) -> Result<(u64, u64), MapError> {
+        let (mut stale, mut left) = (Vec::new(), 0);
+        for entry in &self.0 {
+            let (key, [.., flags]) = entry?;
+            if decide::stored_for(flags, now_ns) >= limit_ns {
+                stale.push(key);
+            } else {
+                left += 1;
+            }
+        }
+        let mut deleted = 0;
+        for key in stale {
+            match self.0.remove(&key) {
+                Ok(()) => deleted += 1,
+                // Its reader was faster.
+                Err(MapError::KeyNotFound) => {}
+                Err(error) => return Err(error),
+            }
+        }
+        Ok((deleted, left))
     }
 }
 

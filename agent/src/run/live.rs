@@ -17,6 +17,7 @@ use super::{
     injection,
     outputs::{KernelValues, Outputs, Printing},
     signals::Signals,
+    sweep::Sweep,
 };
 use crate::{
     config::{Config, Fault},
@@ -163,6 +164,7 @@ pub fn run(config: &Config, record: Option<(&Path, bool)>) -> Result<(), RunErro
         attached,
         live,
         questions: Vec::new(),
+        sweep: Sweep::new(maps.handovers, config.request_lifetime()),
         published_ns: 0,
     };
     agent.inner.scan();
@@ -246,6 +248,7 @@ struct Agent {
     live: Option<LivePositions>,
     /// Reused storage for questions about live positions.
     questions: Vec<LiveRequest>,
+    sweep: Sweep,
     published_ns: u64,
 }
 
@@ -347,6 +350,7 @@ impl Agent {
         self.ask_positions();
         self.inner.table.expire(now_ns);
         self.inner.look_at_event_loops(now_ns);
+        self.sweep.tick(now_ns, &self.inner.counters);
         outputs.tick(now_ns);
     }
 
@@ -383,6 +387,7 @@ impl Agent {
             .collect();
         let missed = self.attached.missed(stood_in);
         counters.push(("programs_missed", missed));
+        counters.push(("handovers_held", self.sweep.held));
         let injector = self.inner.injector.as_ref();
         counters.push(("inject_let_go", injector.map_or(0, Injector::let_go_count)));
         outputs.publish(KernelValues {

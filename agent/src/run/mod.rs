@@ -8,6 +8,7 @@ mod live;
 mod outputs;
 mod replay;
 mod signals;
+mod sweep;
 
 pub use self::{live::run, replay::replay};
 use crate::{

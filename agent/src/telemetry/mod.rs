@@ -85,6 +85,8 @@ counters! {
     decisions_unobserved;
     /// Messages without a decision: their ids come from user space and are not propagated.
     messages_undecided;
+    /// Same-kernel records deleted because nobody took them in time.
+    handovers_expired;
     /// Parent links rejected after the fact; the span carries a link instead.
     links_rejected;
     /// Exchanges complete, one for each request.

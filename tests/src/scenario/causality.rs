@@ -263,10 +263,10 @@ fn given_up_request(context: &mut Context) -> Result<()> {
     assert_text(
         "the traces",
         &spans.render(),
-        "SERVER calls GET /f/1 no_response\n\
+        "CLIENT calls GET /b/2/1 200\n\
+         SERVER calls GET /f/1 no_response\n\
          \x20 CLIENT calls GET /b/1/1 no_response\n\
          SERVER calls GET /f/2 200\n\
-         CLIENT calls GET /b/2/1 200\n\
          SERVER calls GET /f/3 200\n\
          \x20 CLIENT calls GET /b/3/1 200\n",
     );

@@ -29,6 +29,7 @@ pub(super) const SCENARIOS: &[Scenario] = &[
     Scenario::core("context_same_kernel_chain", same_kernel_chain),
     Scenario::core("context_forwarded_by_nginx", forwarded_by_nginx),
     Scenario::full("context_untrusted_becomes_a_link", untrusted_becomes_a_link),
+    Scenario::full("context_record_that_nobody_takes", record_that_nobody_takes),
     Scenario::full("context_across_namespaces_dnat", across_namespaces_dnat),
     Scenario::full(
         "context_nothing_written_on_the_wire",
@@ -340,6 +341,41 @@ fn untrusted_becomes_a_link(context: &mut Context) -> Result<()> {
     }
     assert_eq!(statistics.get("contexts_untrusted"), 2, "{statistics}");
     assert_eq!(statistics.get("record_differs"), 0, "{statistics}");
+    Ok(())
+}
+
+/// Pipelined requests to a service that is not traced: their records would stay for as long as the agent runs.
+fn record_that_nobody_takes(context: &mut Context) -> Result<()> {
+    let port = context.port();
+    let _nginx = service::nginx(
+        context,
+        "static.conf",
+        port,
+        &[("LISTEN", ""), ("SENDFILE", "on")],
+    )?;
+    let agent = Setup::bare()
+        .arg("--exe")
+        .arg("scenarios")
+        .arg("--fault")
+        .arg("short-requests")
+        .start(context)?;
+    let mut connection = Connection::open(port)?;
+    let request = "GET /small HTTP/1.1\r\nHost: nginx\r\n\r\n";
+    for round in 1..=3 {
+        connection.send(request.repeat(3).as_bytes())?;
+        for _ in 0..3 {
+            assert_eq!(connection.response("GET")?.status, 200, "round {round}");
+        }
+    }
+    // Old after two seconds, and then deleted within half of one.
+    std::thread::sleep(Duration::from_secs(5));
+    let statistics = agent.stop()?;
+    let stored = statistics.get("handovers_stored");
+    assert_eq!(stored, 9, "{statistics}");
+    assert_eq!(statistics.get("handovers_found"), 0, "{statistics}");
+    // Each round's first request deletes the record of the last one before it.
+    assert_eq!(statistics.get("handovers_expired"), 7, "{statistics}");
+    assert_eq!(statistics.get("handovers_held"), 0, "{statistics}");
     Ok(())
 }
 
