@@ -81,6 +81,15 @@ pub struct Ending {
     pub failure: Option<Failure>,
 }
 
+/// The attempt that a request repeats.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Previous {
+    /// Its span, in the same trace.
+    pub span_id: [u8; 8],
+    /// Which repetition the later one is, from 1.
+    pub resend_count: u32,
+}
+
 /// A request with its response.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Exchange {
@@ -98,6 +107,8 @@ pub struct Exchange {
     pub decided: Option<Decided>,
     /// The kernel's parent was implausible already when the request was seen.
     pub rejected: Option<&'static str>,
+    /// The failed attempt that it repeats.
+    pub previous: Option<Previous>,
     /// What went wrong, and when that was known.
     pub failure: Option<(Failure, u64)>,
     request_lost: bool,
@@ -114,6 +125,7 @@ impl Exchange {
             interim: Vec::new(),
             decided,
             rejected: None,
+            previous: None,
             failure: None,
             request_lost: false,
             reported: false,

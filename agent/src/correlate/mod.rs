@@ -6,6 +6,7 @@
 
 mod ids;
 mod parents;
+mod retries;
 
 use agent_common::{
     abi::{Decision, Direction, Method, Source, decision_flags},
@@ -18,6 +19,7 @@ use agent_common::{
 pub use self::{
     ids::Ids,
     parents::{Parents, Verdict},
+    retries::Retries,
 };
 use crate::exchange::{Decided, Exchange};
 

@@ -15,6 +15,8 @@ pub struct PipelineConfig {
     pub buffered_bytes: usize,
     /// Server requests remembered as possible parents.
     pub parents: usize,
+    /// Failed requests remembered until they are repeated.
+    pub retries: usize,
     /// How long a request waits for its response before it becomes a span with `error.type` `no_response`.
     pub response_timeout: Duration,
     /// How long a span waits for the facts of its process.
@@ -36,6 +38,7 @@ impl Default for PipelineConfig {
             connections: 65_536,
             buffered_bytes: 32 << 20,
             parents: 65_536,
+            retries: 4_096,
             response_timeout: Duration::from_secs(300),
             facts_wait: Duration::from_millis(100),
             sampling_threshold: 0,

@@ -10,7 +10,7 @@ use super::{
 };
 use crate::{
     conn::{Buffers, Endpoints, IdMap},
-    correlate::{Context, Ids, Parents, Verdict},
+    correlate::{Context, Ids, Parents, Retries, Verdict},
     exchange::{Decided, Exchange},
     process::{ProcessFacts, ProcessKey, Resource},
     protocol::{Item, http1::Method},
@@ -49,6 +49,7 @@ pub(super) struct Core {
     pub(super) buffered: usize,
     pub(super) clocks: Clocks,
     pub(super) parents: Parents,
+    retries: Retries,
     /// The time of the last tick.
     pub(super) now_ns: u64,
     ids: Ids,
@@ -63,6 +64,7 @@ impl Core {
         Self {
             ids: Ids::new(config.seed),
             parents: Parents::new(config.parents),
+            retries: Retries::new(config.retries),
             counters,
             buffers: Buffers::default(),
             items: Vec::new(),
@@ -105,6 +107,7 @@ impl Core {
     pub(super) fn tick(&mut self, now_ns: u64) {
         self.now_ns = self.now_ns.max(now_ns);
         self.parents.tick(self.now_ns);
+        self.retries.tick(self.now_ns);
         self.clocks.tick(self.now_ns);
         let wait_ns = nanoseconds(self.config.facts_wait);
         while let Some(waiting) = self.waiting.front()
@@ -171,7 +174,7 @@ impl Core {
     /// An exchange is over.
     pub(super) fn exchange(
         &mut self,
-        exchange: Exchange,
+        mut exchange: Exchange,
         kind: SpanKind,
         endpoints: Option<&Endpoints>,
     ) {
@@ -188,6 +191,11 @@ impl Core {
         if self.excludes(&exchange) {
             self.counters.exchanges_excluded.increment();
             return;
+        }
+        if kind == SpanKind::Client {
+            let (previous, turned_away) = self.retries.note(&exchange);
+            exchange.previous = previous;
+            self.counters.retries_over_limit.add(u64::from(turned_away));
         }
         let process = exchange.request.process;
         match self.processes.get(&process).cloned() {

@@ -12,6 +12,8 @@ pub const HTTP_REQUEST_METHOD: &str = "http.request.method";
 pub const HTTP_REQUEST_METHOD_ORIGINAL: &str = "http.request.method_original";
 /// `http.response.status_code`.
 pub const HTTP_RESPONSE_STATUS_CODE: &str = "http.response.status_code";
+/// `http.request.resend_count`: which repetition of a failed request this is, from 1.
+pub const HTTP_REQUEST_RESEND_COUNT: &str = "http.request.resend_count";
 /// `http.request.body.size`: bytes of the body without framing.
 pub const HTTP_REQUEST_BODY_SIZE: &str = "http.request.body.size";
 /// `http.response.body.size`: bytes of the body without framing.
@@ -65,7 +67,7 @@ pub const UNDERTRACE_PARENT_CONFIDENCE: &str = "undertrace.parent.confidence";
 pub const UNDERTRACE_PROPAGATED: &str = "undertrace.propagated";
 /// `true` where the response was lost to the agent, so that nothing is known of it.
 pub const UNDERTRACE_RESPONSE_UNSEEN: &str = "undertrace.response.unseen";
-/// Why a link stands there: `parent_answered`, `parent_unknown`, `untrusted`.
+/// Why a link stands there: `parent_answered`, `parent_unknown`, `untrusted`, `previous_attempt`.
 pub const UNDERTRACE_LINK_REASON: &str = "undertrace.link.reason";
 
 /// Event: the head of the request is complete.

@@ -11,7 +11,7 @@ use crate::{
     conn::{Endpoints, Transport},
     correlate::Context,
     event::ClockPair,
-    exchange::{Exchange, Failure},
+    exchange::{Exchange, Failure, Previous},
     process::Resource,
     protocol::http1::{Method, RequestHead},
 };
@@ -75,7 +75,7 @@ pub fn span(parts: &Parts<'_>) -> Span {
         status,
         attributes,
         events: events(exchange, clock),
-        links: links(context),
+        links: links(context, exchange.previous),
         resource: parts.resource.clone(),
     }
 }
@@ -110,7 +110,7 @@ pub fn unobserved(
         status: Status::Error,
         attributes,
         events: Events::new(),
-        links: links(context),
+        links: links(context, None),
         resource: resource.clone(),
     }
 }
@@ -142,6 +142,13 @@ fn request(parts: &Parts<'_>, target: &Target<'_>, attributes: &mut Attributes) 
     }
     if !head.user_agent().is_empty() {
         attributes.push(name::USER_AGENT_ORIGINAL, head.user_agent());
+    }
+    if let Some(previous) = parts.exchange.previous {
+        number(
+            attributes,
+            name::HTTP_REQUEST_RESEND_COUNT,
+            u64::from(previous.resend_count),
+        );
     }
     match head.method {
         Method::Other => "HTTP",
@@ -319,14 +326,15 @@ fn events(exchange: &Exchange, clock: ClockPair) -> Events {
     events
 }
 
-fn links(context: &Context) -> Vec<Link> {
+fn links(context: &Context, previous: Option<Previous>) -> Vec<Link> {
     let rejected = context
         .rejected
         .map(|(span_id, reason)| (context.trace_id, span_id, reason));
     let untrusted = context
         .untrusted
         .map(|header| (header.trace_id, header.span_id, "untrusted"));
-    let links = rejected.into_iter().chain(untrusted);
+    let previous = previous.map(|attempt| (context.trace_id, attempt.span_id, "previous_attempt"));
+    let links = rejected.into_iter().chain(untrusted).chain(previous);
     links
         .map(|(trace_id, span_id, reason)| {
             let mut attributes = Attributes::default();

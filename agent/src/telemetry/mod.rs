@@ -89,6 +89,8 @@ counters! {
     handovers_expired;
     /// Parent links rejected after the fact; the span carries a link instead.
     links_rejected;
+    /// Failed requests not remembered, so that a repetition of them has no link.
+    retries_over_limit;
     /// Exchanges complete, one for each request.
     exchanges;
     /// Exchanges that a selector left out, or that are somebody's OTLP export.

@@ -15,8 +15,16 @@ use anyhow::Result;
 
 use super::Scenario;
 use crate::harness::{
-    Context, PATIENCE, agent::Setup, assert_text, collector::Collector, http::Connection, load,
-    process::Program, scripted::Scripted, service, trace::Span,
+    Context, PATIENCE,
+    agent::Setup,
+    assert_text,
+    collector::Collector,
+    http::Connection,
+    load,
+    process::Program,
+    scripted::Scripted,
+    service,
+    trace::{Span, hex},
 };
 
 pub(super) const SCENARIOS: &[Scenario] = &[
@@ -56,6 +64,7 @@ pub(super) const SCENARIOS: &[Scenario] = &[
         node(context, 16, "Infinity", "/t")
     }),
     Scenario::full("causality_node_given_up_request", given_up_request),
+    Scenario::full("causality_nginx_retry_is_linked", nginx_retry_is_linked),
 ];
 
 /// One piece of work: how many requests, over how many connections, with how many calls each, and how many links may be missing.
@@ -172,6 +181,57 @@ fn nginx_retry(context: &mut Context) -> Result<()> {
     if statistics.get("programs_missed") == 0 {
         assert_eq!(outgoing.len(), calls, "{statistics}");
     }
+    Ok(())
+}
+
+/// One request at a time: what nginx sends again is linked to the attempt that was not answered, and nothing else is.
+fn nginx_retry_is_linked(context: &mut Context) -> Result<()> {
+    const REQUESTS: u32 = 8;
+    let silent = Scripted::start(context, |_, _| Ok(()))?;
+    let (back, port) = (slow_backend(context)?, context.port());
+    let backend = format!("127.0.0.1:{}", back.1);
+    let silent_address = format!("127.0.0.1:{}", silent.port());
+    let values = [
+        ("BACKEND", backend.as_str()),
+        ("SILENT", silent_address.as_str()),
+    ];
+    let _front = service::nginx(context, "retry.conf", port, &values)?;
+    let collector = Collector::start()?;
+    let agent = Setup::grpc(&collector)
+        .arg("--exe")
+        .arg("nginx")
+        .start(context)?;
+    load::numbered(port, "/p", REQUESTS, 1)?;
+    collector.wait_for_quiet(2 * REQUESTS as usize, PATIENCE / 3);
+    let statistics = agent.stop()?;
+    let spans = collector.spans();
+    let clients = spans.clients();
+    let (failed, answered): (Vec<_>, Vec<_>) = clients
+        .0
+        .iter()
+        .partition(|span| !span.get("error.type").is_empty());
+    assert_eq!(answered.len(), REQUESTS as usize, "{}", spans.render());
+    assert!(!failed.is_empty(), "no request was sent again");
+    for span in &answered {
+        let attempts: Vec<_> = failed
+            .iter()
+            .filter(|attempt| attempt.parent_id() == span.parent_id())
+            .map(|attempt| attempt.span_id())
+            .collect();
+        let links: Vec<_> = span
+            .otlp
+            .links
+            .iter()
+            .map(|link| hex(&link.span_id))
+            .collect();
+        assert_eq!(links, attempts, "{}", span.line());
+        let count = if attempts.is_empty() { "" } else { "1" };
+        assert_eq!(span.get("http.request.resend_count"), count);
+    }
+    for span in failed {
+        assert!(span.otlp.links.is_empty(), "{}", span.line());
+    }
+    assert_eq!(statistics.get("retries_over_limit"), 0, "{statistics}");
     Ok(())
 }
 
