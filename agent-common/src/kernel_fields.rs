@@ -104,6 +104,8 @@ macro_rules! for_each_kernel_field {
                 O_SOCK_SK_TYPE: OPTIONAL, 2, [("sock", "sk_type")];
                 /// `struct socket *` of a sock, null for one that was not accepted yet or is orphaned.
                 O_SOCK_SK_SOCKET: OPTIONAL, 8, [("sock", "sk_socket")];
+                /// Which directions the process has shut: 1 receiving, 2 sending.
+                O_SOCK_SK_SHUTDOWN: OPTIONAL, 1, [("sock", "sk_shutdown")];
                 /// Bytes of the send queue, with what the kernel needs to keep them.
                 O_SOCK_SK_WMEM_QUEUED: OPTIONAL, 4, [("sock", "sk_wmem_queued")];
                 /// Bytes that the send queue may have.

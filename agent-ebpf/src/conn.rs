@@ -137,6 +137,8 @@ pub(crate) struct Socket {
     pub(crate) opener: u64,
     pub(crate) opener_start: u64,
     pub(crate) connect_start_ns: u64,
+    /// When the process closed it, 0 for not yet.
+    pub(crate) closed_ns: u64,
     /// The request that was current at connect().
     pub(crate) connect_sk: u64,
     pub(crate) connect_position: u64,
@@ -228,6 +230,7 @@ pub(crate) fn stage<'a>(scratch: &'a mut Scratch, origin: Origin, role: Role) ->
     socket.opener = work.pid_tgid;
     socket.opener_start = work.process_start_ns;
     socket.connect_start_ns = 0;
+    socket.closed_ns = 0;
     socket.connect_sk = 0;
     socket.connect_position = 0;
     socket.response_epoch = 0;
@@ -439,6 +442,7 @@ pub(crate) fn close(sk: u64, reason: CloseReason) {
             header: emit::header(Kind::Close, size_of::<Close>(), time_ns, socket.connection),
             sent: emit::state(&state_of(&socket.streams[Direction::Send as usize])),
             received: emit::state(&state_of(&socket.streams[Direction::Receive as usize])),
+            closed_ns: socket.closed_ns,
             error,
             dropped: socket.dropped,
             reason: reason as u8,

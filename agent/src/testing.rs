@@ -245,12 +245,22 @@ impl Socket {
 
     /// The connection ends with this errno, 0 for a close in order.
     pub fn close(&mut self, error: u32) {
+        self.end(error, 0);
+    }
+
+    /// The end of the connection, which the process closed at `closed_ns`.
+    pub fn close_begun(&mut self, closed_ns: u64) {
+        self.end(0, closed_ns);
+    }
+
+    fn end(&mut self, error: u32, closed_ns: u64) {
         let [received, sent] = self.states;
         let mut close = Close::new_zeroed();
         close.header = self.header(Kind::Close, 0, 0);
         close.sent = sent;
         close.received = received;
         close.error = error;
+        close.closed_ns = closed_ns;
         close.dropped = self.dropped;
         close.reason = if error == 0 {
             CloseReason::Closed

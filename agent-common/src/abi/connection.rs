@@ -116,6 +116,8 @@ pub struct Close {
     pub sent: StreamState,
     /// Final state of what the process received.
     pub received: StreamState,
+    /// When the process closed its end, before the handshake that ends a connection; 0 when it did not, or not in both directions.
+    pub closed_ns: u64,
     /// errno of the socket (`sk_err`), 0 for none.
     pub error: u32,
     /// Records of this connection that were lost to a full ring buffer (cumulative).
@@ -126,4 +128,4 @@ pub struct Close {
     pub reserved: [u8; 7],
 }
 
-const _: () = assert!(size_of::<Close>() == 120);
+const _: () = assert!(size_of::<Close>() == 128);

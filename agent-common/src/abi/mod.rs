@@ -31,7 +31,7 @@ pub use self::{
 };
 
 /// Version of every record in this module; it changes whenever a layout or a meaning does.
-pub const ABI_VERSION: u16 = 1;
+pub const ABI_VERSION: u16 = 2;
 
 /// What a record in the ring buffer is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]

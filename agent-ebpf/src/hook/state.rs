@@ -218,6 +218,9 @@ fn finishing(sk: u64) {
         inject::refresh(sk, socket, None, false);
         conn::unwrap(socket, sk, sock::write_seq(sk), sock::copied_seq(sk));
         socket.flags |= flags::FIN_SENT;
+        if sock::is_shut(sk) {
+            socket.closed_ns = conn::now();
+        }
     }
 }
 

@@ -199,6 +199,14 @@ pub(crate) fn is_orphan(sk: u64) -> bool {
     offset != ABSENT && field::read::<u64>(sk, offset) == 0
 }
 
+/// Whether its process will neither send nor receive any more.
+#[inline(always)]
+pub(crate) fn is_shut(sk: u64) -> bool {
+    const BOTH: u8 = 3;
+    let offset = global!(O_SOCK_SK_SHUTDOWN);
+    offset != ABSENT && field::read::<u8>(sk, offset) & BOTH == BOTH
+}
+
 /// Peer of a unix socket, 0 for none.
 #[inline(always)]
 pub(crate) fn unix_peer(sk: u64) -> u64 {

@@ -8,7 +8,10 @@ use std::{
     hash::{DefaultHasher, Hash as _, Hasher as _},
 };
 
-use crate::exchange::{Exchange, Failure, Previous};
+use crate::{
+    exchange::{Exchange, Failure, Previous},
+    telemetry::Counters,
+};
 
 /// How long a failed request waits to be repeated.
 const WAITS_NS: u64 = 60_000_000_000;
@@ -48,22 +51,21 @@ impl Retries {
         }
     }
 
-    /// Takes a client exchange that is over. Gives the attempt that it repeats, if there is exactly one; and whether one was turned away by the limit.
-    pub fn note(&mut self, exchange: &Exchange) -> (Option<Previous>, bool) {
+    /// Takes a client exchange that is over. Gives the attempt that it repeats, if there is exactly one.
+    pub fn note(&mut self, exchange: &Exchange, counters: &Counters) -> Option<Previous> {
         let failed = is_worth_repeating(exchange);
         // Nearly all requests succeed, and nothing waits for them.
         if !failed && self.failed.is_empty() {
-            return (None, false);
+            return None;
         }
-        let Some((key, span_id)) = key(exchange) else {
-            return (None, false);
-        };
-        let previous = self.take(&key, exchange.request.start_ns);
+        let (key, span_id) = key(exchange)?;
+        let previous = self.take(&key, exchange.request.start_ns, counters);
         if !failed {
-            return (previous, false);
+            return previous;
         }
         if self.order.len() >= self.limit {
-            return (previous, true);
+            counters.retries_over_limit.increment();
+            return previous;
         }
         let attempt = Attempt {
             span_id,
@@ -72,16 +74,16 @@ impl Retries {
         };
         self.order.push_back((attempt.end_ns, key));
         self.failed.entry(key).or_default().push(attempt);
-        (previous, false)
+        previous
     }
 
     /// The only attempt that was over by then: it is repeated now, and not again.
-    fn take(&mut self, key: &Key, start_ns: u64) -> Option<Previous> {
-        let attempts = self.failed.get_mut(key)?;
-        let [attempt] = attempts.as_slice() else {
-            return None;
-        };
-        if attempt.end_ns > start_ns {
+    fn take(&mut self, key: &Key, start_ns: u64, counters: &Counters) -> Option<Previous> {
+        let attempts = self.failed.get(key)?;
+        let mut over = attempts.iter().filter(|attempt| attempt.end_ns <= start_ns);
+        let attempt = over.next()?;
+        if attempts.len() > 1 {
+            counters.retries_ambiguous.increment();
             return None;
         }
         let previous = Previous {

@@ -193,9 +193,7 @@ impl Core {
             return;
         }
         if kind == SpanKind::Client {
-            let (previous, turned_away) = self.retries.note(&exchange);
-            exchange.previous = previous;
-            self.counters.retries_over_limit.add(u64::from(turned_away));
+            exchange.previous = self.retries.note(&exchange, &self.counters);
         }
         let process = exchange.request.process;
         match self.processes.get(&process).cloned() {

@@ -486,7 +486,11 @@ impl Tracked {
             }),
         };
         let ending = Ending {
-            time_ns: close.header.time_ns,
+            // A process that closes gives up what it waits for at that time, and not when the peer has answered its FIN.
+            time_ns: match (close.closed_ns, failure) {
+                (0, _) | (_, Some(_)) => close.header.time_ns,
+                (closed_ns, None) => closed_ns,
+            },
             failure,
         };
         let states = [close.received, close.sent];

@@ -89,6 +89,8 @@ counters! {
     handovers_expired;
     /// Parent links rejected after the fact; the span carries a link instead.
     links_rejected;
+    /// Repeated requests without a link, because several attempts had failed.
+    retries_ambiguous;
     /// Failed requests not remembered, so that a repetition of them has no link.
     retries_over_limit;
     /// Exchanges complete, one for each request.

@@ -186,6 +186,7 @@ fn takes_none_of_two_attempts() {
     third.receive(OK).starts();
     bench.push(&mut third);
     assert_eq!(repeated(&bench), [None, None, None]);
+    assert_eq!(bench.counters.retries_ambiguous.get(), 1);
 }
 
 #[test]

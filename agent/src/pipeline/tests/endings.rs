@@ -34,6 +34,21 @@ fn names_a_reset_before_and_in_the_middle_of_the_response() {
     }
 }
 
+/// The peer's answer to the FIN is none of the process's business.
+#[test]
+fn ends_a_request_when_its_process_closes() {
+    let mut bench = Bench::new();
+    let mut socket = Socket::open(1, Role::Client);
+    socket.send(GET).starts();
+    let closed_ns = socket.now_ns;
+    socket.now_ns += 3_000_000_000;
+    socket.close_begun(closed_ns);
+    bench.push(&mut socket);
+    assert_eq!(error_of(&bench), Some("connection_closed"));
+    let span = only(&bench);
+    assert!(span.end_unix_ns - span.start_unix_ns < 1_000_000_000);
+}
+
 #[test]
 fn names_a_close_before_the_response() {
     let mut bench = Bench::new();
