@@ -51,6 +51,9 @@ pub struct Layer {
     /// Export url.query, which may hold secrets [env: UNDERTRACE_QUERY].
     #[arg(long, num_args = 0..=1, default_missing_value = "true", require_equals = true, value_name = "BOOL", help_heading = "What is traced (default: everything)")]
     pub query: Option<bool>,
+    /// Make spans of other processes' OTLP exports, too [env: UNDERTRACE_OTLP_EXPORTS].
+    #[arg(long, num_args = 0..=1, default_missing_value = "true", require_equals = true, value_name = "BOOL", help_heading = "What is traced (default: everything)")]
+    pub otlp_exports: Option<bool>,
 
     /// Write trace context (`traceparent`) into plaintext HTTP/1.1 requests [env: UNDERTRACE_INJECT].
     #[arg(long, num_args = 0..=1, default_missing_value = "true", require_equals = true, value_name = "BOOL", help_heading = "Trace context between hosts")]
@@ -135,6 +138,7 @@ impl Layer {
             pid: list(env, "UNDERTRACE_PID", "process ids separated by commas")?,
             cgroup: list(env, "UNDERTRACE_CGROUP", "globs separated by commas")?,
             query: truth(env, "UNDERTRACE_QUERY")?,
+            otlp_exports: truth(env, "UNDERTRACE_OTLP_EXPORTS")?,
             inject: truth(env, "UNDERTRACE_INJECT")?,
             inject_to: list(
                 env,
@@ -175,6 +179,7 @@ impl Layer {
             pid: list(self.pid, lower.pid),
             cgroup: list(self.cgroup, lower.cgroup),
             query: self.query.or(lower.query),
+            otlp_exports: self.otlp_exports.or(lower.otlp_exports),
             inject: self.inject.or(lower.inject),
             inject_to: list(self.inject_to, lower.inject_to),
             trust_context: list(self.trust_context, lower.trust_context),

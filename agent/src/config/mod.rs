@@ -52,6 +52,8 @@ pub struct Config {
     pub sampler: Sampler,
     /// Export `url.query`.
     pub query: bool,
+    /// Make spans of other processes' OTLP exports.
+    pub otlp_exports: bool,
     /// Networks into whose requests trace context is written; none where it is not.
     pub inject_to: Vec<Network>,
     /// Networks whose trace context is taken; what comes from elsewhere becomes a link.
@@ -177,6 +179,7 @@ impl Config {
             own_attributes: otlp::own_attributes(env),
             sampler: sampler::resolve(layer.sampler.as_deref(), layer.sampler_arg.as_deref())?,
             query: layer.query.unwrap_or(false),
+            otlp_exports: layer.otlp_exports.unwrap_or(false),
             inject_to: match (layer.inject.unwrap_or(false), layer.inject_to) {
                 (false, _) => Vec::new(),
                 (true, networks) if networks.is_empty() => Network::private(),

@@ -66,6 +66,25 @@ fn ports(config: &Config) -> Vec<String> {
 }
 
 #[test]
+fn trusts_private_networks_unless_told() {
+    assert_eq!(config(&[], &[]).trust_context, Network::private());
+    let told = config(&["--trust-context", "192.0.2.0/24,fd00::/8"], &[]);
+    let shown: Vec<String> = told.trust_context.iter().map(Network::to_string).collect();
+    assert_eq!(shown, ["192.0.2.0/24", "fd00::/8"]);
+    let variable = ("UNDERTRACE_TRUST_CONTEXT", "10.1.0.0/16");
+    assert_eq!(config(&[], &[variable]).trust_context.len(), 1);
+    let wrong = error(&[("UNDERTRACE_TRUST_CONTEXT", "10.1.0.0/40")]);
+    assert!(wrong.contains("UNDERTRACE_TRUST_CONTEXT"), "{wrong}");
+}
+
+#[test]
+fn leaves_out_exports_of_telemetry_unless_told() {
+    assert!(!config(&[], &[]).otlp_exports);
+    assert!(config(&["--otlp-exports"], &[]).otlp_exports);
+    assert!(config(&[], &[("UNDERTRACE_OTLP_EXPORTS", "true")]).otlp_exports);
+}
+
+#[test]
 fn ports_of_the_file_are_numbers_or_ranges() {
     let path = written("ports.yaml", "port: [80, 8000-8099, \"443\"]\n");
     let config = config(&["--config", path.path()], &[]);

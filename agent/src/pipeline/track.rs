@@ -477,7 +477,11 @@ impl Tracked {
     pub(super) fn close(&mut self, close: &Close, core: &mut Core) {
         self.retry_held(true, core);
         self.connection.dropped = self.connection.dropped.max(close.dropped);
-        let failure = match CloseReason::from_u8(close.reason) {
+        let reason = CloseReason::from_u8(close.reason);
+        if matches!(reason, CloseReason::ConnectFailed) {
+            core.counters.connects_failed.increment();
+        }
+        let failure = match reason {
             CloseReason::Closed if close.error == 0 => None,
             _ => Some(match close.error {
                 ECONNRESET | EPIPE => Failure::ConnectionReset,

@@ -195,7 +195,7 @@ fn pipeline_config(config: &Config, seed: u64) -> PipelineConfig {
         response_timeout: config.request_lifetime(),
         trusted: config.trust_context.clone(),
         record_query: config.query,
-        trace_otlp_exports: defaults.trace_otlp_exports || config.faults.contains(&Fault::TraceOwn),
+        trace_otlp_exports: config.otlp_exports || config.faults.contains(&Fault::TraceOwn),
         ..defaults
     }
 }

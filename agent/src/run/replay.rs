@@ -33,6 +33,7 @@ pub fn replay(path: &Path, config: &Config) -> Result<(), RunError> {
             response_timeout: config.request_lifetime(),
             trusted: config.trust_context.clone(),
             record_query: config.query,
+            trace_otlp_exports: config.otlp_exports,
             ..PipelineConfig::default()
         },
         Arc::clone(&counters),

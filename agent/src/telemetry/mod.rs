@@ -91,6 +91,8 @@ counters! {
     links_rejected;
     /// Repeated requests without a link, because several attempts had failed.
     retries_ambiguous;
+    /// Connections that could not be made; no request was sent, so they are no spans.
+    connects_failed;
     /// Failed requests not remembered, so that a repetition of them has no link.
     retries_over_limit;
     /// Exchanges complete, one for each request.

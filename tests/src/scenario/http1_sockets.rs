@@ -224,5 +224,6 @@ fn connect_failed(context: &mut Context) -> Result<()> {
     );
     // Five failed and one good at the client, one at the server.
     assert_eq!(statistics.get("connections"), 7, "{statistics}");
+    assert_eq!(statistics.get("connects_failed"), 5, "{statistics}");
     Ok(())
 }

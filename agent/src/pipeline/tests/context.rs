@@ -350,6 +350,54 @@ fn leaves_out_what_is_marked_untraced_and_exports_of_telemetry() {
 }
 
 #[test]
+fn makes_spans_of_exports_of_telemetry_when_asked() {
+    let mut bench = Bench::with(PipelineConfig {
+        trace_otlp_exports: true,
+        ..PipelineConfig::default()
+    });
+    let mut socket = Socket::open(1, Role::Server);
+    socket
+        .receive(b"POST /v1/traces HTTP/1.1\r\nContent-Length: 0\r\n\r\n")
+        .starts();
+    socket.send(OK).starts();
+    socket.close(0);
+    bench.push(&mut socket);
+    assert_eq!(text(only(&bench), name::URL_PATH), Some("/v1/traces"));
+}
+
+/// The kernel did not decide it, so user space judges its sender.
+#[test]
+fn links_to_an_untrusted_header_of_a_message_the_kernel_did_not_decide() {
+    let mut bench = Bench::with(PipelineConfig {
+        trusted: Vec::new(),
+        ..PipelineConfig::default()
+    });
+    let mut socket = Socket::open(1, Role::Server);
+    socket
+        .receive(
+            b"GET / HTTP/1.1\r\ntraceparent: 00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-00\r\ntracestate: a=1\r\n\r\n",
+        )
+        .starts();
+    socket.send(OK).starts();
+    socket.close(0);
+    bench.push(&mut socket);
+    let span = only(&bench);
+    let theirs = 0x4bf9_2f35_77b3_4da6_a3ce_929d_0e0e_4736_u128.to_be_bytes();
+    assert_ne!(span.trace_id, theirs);
+    assert_eq!(
+        (span.parent_span_id, span.trace_state.as_deref()),
+        (None, None)
+    );
+    let [link] = span.links.as_slice() else {
+        panic!("one link, not {:?}", span.links);
+    };
+    assert_eq!(link.trace_id, theirs);
+    assert_eq!(link.span_id, 0x00f0_67aa_0ba9_02b7_u64.to_be_bytes());
+    let reason = link.attributes.get(name::UNDERTRACE_LINK_REASON);
+    assert_eq!(reason, Some(Value::Text("untrusted")));
+}
+
+#[test]
 fn adopts_the_header_of_a_message_the_kernel_did_not_decide() {
     let mut bench = Bench::new();
     let mut socket = Socket::open(1, Role::Server);
