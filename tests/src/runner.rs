@@ -19,7 +19,7 @@ use rustix::process::{Pid, Signal};
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    harness::{Context, Skip, agent, process},
+    harness::{Context, Refused, Skip, agent, process},
     scenario::{self, Scenario},
 };
 
@@ -31,6 +31,8 @@ pub(crate) enum Outcome {
     Passed,
     /// An assertion failed, or the deadline passed.
     Failed,
+    /// The agent rightly does not do here what the scenario is about; that nothing was done is what was asserted.
+    Refused,
     /// It cannot run here; the reason says why.
     Skipped,
 }
@@ -69,6 +71,7 @@ pub(crate) fn run_all(names: &[String], results: Option<&Path>) -> Result<ExitCo
         let word = match report.outcome {
             Outcome::Passed => "passed",
             Outcome::Failed => "FAILED",
+            Outcome::Refused => "refused",
             Outcome::Skipped => "skipped",
         };
         println!("{word:7} {:5.1} s  {}", report.seconds, report.name);
@@ -109,10 +112,7 @@ pub(crate) fn run_here(name: &str, results: Option<&Path>) -> ExitCode {
     }));
     let (outcome, reason) = match ended {
         Ok(Ok(())) => (Outcome::Passed, String::new()),
-        Ok(Err(error)) => match error.downcast_ref::<Skip>() {
-            Some(skip) => (Outcome::Skipped, skip.0.clone()),
-            None => (Outcome::Failed, format!("{error:#}")),
-        },
+        Ok(Err(error)) => ended_early(&error),
         Err(_) => {
             let mut slot = message
                 .lock()
@@ -146,6 +146,17 @@ pub(crate) fn run_here(name: &str, results: Option<&Path>) -> ExitCode {
         ExitCode::FAILURE
     } else {
         ExitCode::SUCCESS
+    }
+}
+
+/// What an error says of how the scenario ended.
+fn ended_early(error: &anyhow::Error) -> (Outcome, String) {
+    if let Some(skip) = error.downcast_ref::<Skip>() {
+        (Outcome::Skipped, skip.0.clone())
+    } else if let Some(refused) = error.downcast_ref::<Refused>() {
+        (Outcome::Refused, refused.0.clone())
+    } else {
+        (Outcome::Failed, format!("{error:#}"))
     }
 }
 

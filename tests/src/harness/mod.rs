@@ -36,6 +36,18 @@ impl std::fmt::Display for Skip {
 
 impl std::error::Error for Skip {}
 
+/// What the agent refuses on this kernel, after the refusal itself was proven; returned as an error, reported as "refused".
+#[derive(Debug)]
+pub(crate) struct Refused(pub(crate) String);
+
+impl std::fmt::Display for Refused {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl std::error::Error for Refused {}
+
 /// What one run of one scenario owns: a folder and ports.
 #[derive(Debug)]
 pub(crate) struct Context {

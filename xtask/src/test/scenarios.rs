@@ -296,6 +296,7 @@ fn read_reports(text: &str) -> Vec<Ran> {
             let reason = report.reason.unwrap_or_default();
             let outcome = match report.outcome.as_str() {
                 "passed" => Outcome::Passed,
+                "refused" => Outcome::Refused(reason),
                 "skipped" => Outcome::Skipped(reason),
                 _ => Outcome::Failed(reason),
             };
@@ -380,6 +381,7 @@ mod tests {
                     line("a", "passed"),
                     line("b", "failed"),
                     line("c", "skipped"),
+                    line("r", "refused"),
                     "{\"name\":\"d".to_owned(),
                 ];
                 fs::write(&file, more.concat()).expect("the file is writable");
@@ -393,6 +395,7 @@ mod tests {
                 ("a".to_owned(), Outcome::Passed),
                 ("b".to_owned(), Outcome::Failed("why".to_owned())),
                 ("c".to_owned(), Outcome::Skipped("why".to_owned())),
+                ("r".to_owned(), Outcome::Refused("why".to_owned())),
             ]
         );
     }

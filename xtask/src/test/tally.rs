@@ -9,6 +9,8 @@ pub(crate) enum Outcome {
     Passed,
     /// Something is wrong: why, and where to look; may span lines.
     Failed(String),
+    /// The kernel is not fit for what it is about, and the agent was seen to leave it alone: why.
+    Refused(String),
     /// It could not run: why.
     Skipped(String),
 }
@@ -18,8 +20,32 @@ pub(crate) enum Outcome {
 pub(crate) struct Tally {
     passed: usize,
     failed: Vec<String>,
-    skipped: BTreeMap<String, Vec<String>>,
-    skips: usize,
+    refused: Reasons,
+    skipped: Reasons,
+}
+
+/// Tests by the reason that they share.
+#[derive(Debug, Default)]
+struct Reasons(BTreeMap<String, Vec<String>>);
+
+impl Reasons {
+    fn add(&mut self, reason: &str, area: &str, name: &str) {
+        let names = self.0.entry(reason.to_owned()).or_default();
+        names.push(format!("{area} {name}"));
+    }
+
+    fn count(&self) -> usize {
+        self.0.values().map(Vec::len).sum()
+    }
+
+    fn print(&self, title: &str) {
+        if !self.0.is_empty() {
+            println!("\n{title}:");
+        }
+        for (reason, names) in &self.0 {
+            println!("  {reason}: {}", names.join(", "));
+        }
+    }
 }
 
 impl Tally {
@@ -51,12 +77,12 @@ impl Tally {
                     println!("{:35}{text}", "");
                 }
             }
+            Outcome::Refused(reason) => {
+                self.refused.add(reason, area, name);
+                line(area, "refused", &time, &format!("{name}: {reason}"));
+            }
             Outcome::Skipped(reason) => {
-                self.skips += 1;
-                self.skipped
-                    .entry(reason.clone())
-                    .or_default()
-                    .push(format!("{area} {name}"));
+                self.skipped.add(reason, area, name);
                 line(area, "skipped", &time, &format!("{name}: {reason}"));
             }
         }
@@ -67,7 +93,7 @@ impl Tally {
         self.failed.is_empty()
     }
 
-    /// Prints what failed and was skipped, then the summary alone on the last line.
+    /// Prints what failed, was refused and was skipped, then the summary alone on the last line.
     pub(crate) fn print(&self) {
         if !self.failed.is_empty() {
             println!("\nfailed:");
@@ -75,22 +101,23 @@ impl Tally {
                 println!("  {name}");
             }
         }
-        if !self.skipped.is_empty() {
-            println!("\nskipped:");
-            for (reason, names) in &self.skipped {
-                println!("  {reason}: {}", names.join(", "));
-            }
-        }
+        self.refused
+            .print("refused by the agent on these kernels, which was proven");
+        self.skipped.print("skipped");
         println!("\n{}", self.summary());
     }
 
-    /// The closing line.
+    /// The closing line; what was refused is named only where there is any.
     pub(crate) fn summary(&self) -> String {
+        let refused = match self.refused.count() {
+            0 => String::new(),
+            count => format!(", {count} refused"),
+        };
         format!(
-            "{} passed, {} failed, {} skipped",
+            "{} passed, {} failed{refused}, {} skipped",
             self.passed,
             self.failed.len(),
-            self.skips
+            self.skipped.count()
         )
     }
 }
@@ -135,5 +162,16 @@ mod tests {
         );
         assert!(!tally.is_green());
         assert_eq!(tally.summary(), "4 passed, 1 failed, 2 skipped");
+        tally.add(
+            "6.12",
+            "context_c",
+            &Outcome::Refused("the self-test fails".to_owned()),
+            None,
+        );
+        assert_eq!(
+            tally.summary(),
+            "4 passed, 1 failed, 1 refused, 2 skipped",
+            "a refusal is no success"
+        );
     }
 }
