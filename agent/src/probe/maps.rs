@@ -3,6 +3,8 @@
 //! Input: [`Loaded`] programs. Output: typed accessors, each owning its map. No entry is made here that the kernel would have to delete:
 //! who ends an entry stands in ARCHITECTURE.md.
 
+use std::collections::BTreeSet;
+
 use agent_common::{
     abi::{Counter, EventLoop, Policy, SELECTION_WORDS, VERDICT_BITS, Verdict},
     wire::decide,
@@ -157,30 +159,34 @@ impl Place {
 pub struct Handovers(HashMap<MapData, [u64; 3], [u64; 4]>);
 
 impl Handovers {
+    /// Records that the kernel holds at most.
+    const CAPACITY: usize = 16_384;
+
     /// Deletes the records that are older than `limit_ns`; how many those were, and how many are left.
+    ///
+    /// A walk through a table that changes may begin again from its start; it ends after twice the table's capacity, and the next one goes on.
     ///
     /// # Errors
     /// When a system call fails.
     pub fn sweep(&mut self, now_ns: u64, limit_ns: u64) -> Result<(u64, u64), MapError> {
-        let (mut stale, mut left) = (Vec::new(), 0);
-        for entry in &self.0 {
-            let (key, [.., flags]) = entry?;
+        let (mut stale, mut left) = (BTreeSet::new(), BTreeSet::new());
+        for entry in self.0.iter().take(2 * Self::CAPACITY) {
+            let Some((key, [.., flags])) = if_there(entry)? else {
+                continue;
+            };
             if decide::stored_for(flags, now_ns) >= limit_ns {
-                stale.push(key);
+                stale.insert(key);
             } else {
-                left += 1;
+                left.insert(key);
             }
         }
         let mut deleted = 0;
-        for key in stale {
-            match self.0.remove(&key) {
-                Ok(()) => deleted += 1,
-                // Its reader was faster.
-                Err(MapError::KeyNotFound) => {}
-                Err(error) => return Err(error),
+        for key in &stale {
+            if if_there(self.0.remove(key))?.is_some() {
+                deleted += 1;
             }
         }
-        Ok((deleted, left))
+        Ok((deleted, left.len() as u64))
     }
 }
 
@@ -333,5 +339,19 @@ mod tests {
                 }
             }
         }
+    }
+}
+
+/// What a call gave, unless its entry is gone: the kernel, or another reader, was faster.
+fn if_there<T>(result: Result<T, MapError>) -> Result<Option<T>, MapError> {
+    match result {
+        Ok(value) => Ok(Some(value)),
+        Err(MapError::KeyNotFound | MapError::ElementNotFound) => Ok(None),
+        Err(MapError::SyscallError(error))
+            if error.io_error.kind() == std::io::ErrorKind::NotFound =>
+        {
+            Ok(None)
+        }
+        Err(error) => Err(error),
     }
 }

@@ -41,8 +41,7 @@ impl Sweep {
                 self.held = held;
             }
             Err(error) => {
-                warn!(%error, "cannot look through the same-kernel records; old ones stay");
-                self.due_ns = u64::MAX;
+                warn!(%error, "cannot look through the same-kernel records now; old ones stay until the next time");
             }
         }
     }
