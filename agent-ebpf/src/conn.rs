@@ -4,7 +4,10 @@
 
 use agent_common::{
     abi::{Close, CloseReason, Counter, Decision, Direction, Kind, Open, Origin, PolicyKind, Role},
-    wire::http1::{Pending, Phase},
+    wire::{
+        chunked::Chunks,
+        http1::{Pending, Phase},
+    },
 };
 use aya_ebpf::{
     helpers::generated::{bpf_get_smp_processor_id, bpf_ktime_get_ns},
@@ -82,8 +85,17 @@ pub(crate) struct Request {
     /// The server request on whose behalf a client request is, 0 for none.
     pub(crate) parent_sk: u64,
     pub(crate) since_ns: u64,
+    /// Who is about to close it: the first of several that come at one time does.
+    pub(crate) claims: u64,
     pub(crate) flags: u32,
     pub(crate) reserved: u32,
+}
+
+/// Whether the connection's chunked message is one of this direction.
+#[inline(always)]
+pub(crate) fn follows(chunks: &Chunks, direction: usize) -> bool {
+    // Not a comparison with the direction: LLVM would then index by what it was compared with, whose range the verifier does not know.
+    chunks.follows >> (direction & 1) & 1 != 0
 }
 
 /// One direction.
@@ -148,6 +160,8 @@ pub(crate) struct Socket {
     /// Peer sock of a unix socket.
     pub(crate) unix_peer: u64,
     pub(crate) pending: Pending,
+    /// The chunked message whose lines are followed; of two that are under way at one time, the newer one.
+    pub(crate) chunks: Chunks,
     /// Indexed by [`Direction`].
     pub(crate) streams: [Stream; 2],
     pub(crate) request: Request,
@@ -237,6 +251,7 @@ pub(crate) fn stage<'a>(scratch: &'a mut Scratch, origin: Origin, role: Role) ->
     socket.response_thread = 0;
     socket.unix_peer = 0;
     socket.pending = Pending::default();
+    socket.chunks = Chunks::default();
     let phase = if matches!(origin, Origin::FirstSeen) {
         Phase::Turn
     } else {

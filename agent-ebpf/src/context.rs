@@ -71,7 +71,7 @@ pub(crate) struct HandoverKey {
 pub(crate) const UNTRACED: u64 = u64::MAX;
 
 /// Value of `HANDOVERS`: the sender's decision.
-#[derive(Clone, Copy)]
+#[derive(Clone, Copy, Default)]
 #[repr(C)]
 pub(crate) struct Handover {
     pub(crate) trace_id: [u64; 2],
@@ -221,6 +221,7 @@ pub(crate) fn open(work: &Work, socket: &mut Socket) {
     let request = &mut socket.request;
     request.flags |= request_flags::OPEN;
     request.since_ns = work.time_ns;
+    request.claims = 0;
     request.owner = work.pid_tgid;
     if task::is_worker(work.task) {
         return;
@@ -293,8 +294,24 @@ pub(crate) fn forward_key(pid_tgid: u64, trace_id: [u64; 2], span_id: u64) -> Fo
 }
 
 /// Closes the open request of a connection.
-#[inline(never)]
+///
+/// Two CPUs may come to that at one time (its answer is sent while its connection ends, or while user space gives it up). Subtracted twice, its thread
+/// would seem to have one request fewer than it has, and a call would get a parent where it must have none: who finds another claim leaves it.
+#[inline(always)]
 pub(crate) fn close(sk: u64, socket: &mut Socket) {
+    let claims = &socket.request.claims;
+    add(claims, 1);
+    // SAFETY: an aligned word of the map.
+    if unsafe { core::ptr::from_ref(claims).read_volatile() } == 1 {
+        subtract(sk, socket);
+    } else {
+        count(Counter::RequestsContended);
+    }
+}
+
+/// Takes the open request of a connection from the counts.
+#[inline(never)]
+fn subtract(sk: u64, socket: &mut Socket) {
     let request = &mut socket.request;
     let before = request.flags;
     request.flags = 0;
@@ -346,8 +363,6 @@ pub(crate) fn abandon(sk: u64, socket: &mut Socket) {
 
 /// Closes a request that nobody will answer, so that it is not counted among those its thread may work for. User space asks when it gives the request
 /// up, which it counts from the first byte of the head and not from the last.
-///
-/// A request that ends on another CPU at this very moment is subtracted twice: its thread's calls are then left without a parent.
 #[inline(always)]
 pub(crate) fn expire(sk: u64, socket: &mut Socket, now_ns: u64) {
     let lifetime_ns = global!(REQUEST_LIFETIME_NS);
@@ -404,15 +419,17 @@ pub(crate) fn hand_over(key: &HandoverKey, handover: &Handover) -> bool {
     true
 }
 
-/// Takes a record that the other end has left.
+/// Takes a record that the other end has left; false when there is none.
 #[inline(always)]
-pub(crate) fn take_over(key: &HandoverKey) -> Option<Handover> {
-    let found = HANDOVERS.get_ptr(key)?;
+pub(crate) fn take_over(key: &HandoverKey, handover: &mut Handover) -> bool {
+    let Some(found) = HANDOVERS.get_ptr(key) else {
+        return false;
+    };
     // SAFETY: entries are plain words, and this reader is the one that deletes.
-    let handover = unsafe { *found };
+    *handover = unsafe { *found };
     let _ = HANDOVERS.remove(key);
     count(Counter::HandoversFound);
-    Some(handover)
+    true
 }
 
 /// Deletes the record of a connection's last request, which nobody has taken.

@@ -24,15 +24,15 @@ use crate::{
 
 /// The context in a head.
 #[inline(always)]
-fn header_context(head: &Head) -> Option<Context> {
+fn header_context(head: &Head) -> Context {
     if head.flags & head_flags::TRACEPARENT == 0 {
-        return None;
+        return Context::default();
     }
-    Some(Context {
+    Context {
         trace_id: head.trace_id,
         span_id: head.span_id,
         flags: u64::from(head.trace_flags),
-    })
+    }
 }
 
 #[inline(always)]
@@ -51,23 +51,20 @@ fn bytes(words: [u64; 2]) -> [u8; 16] {
     [a, b, c, d, e, f, g, h, i, j, k, l, m, n, o, p]
 }
 
-/// Fills the decision in scratch: a child of `context`, or a root.
+/// Fills the decision in scratch: a child of `context`, or a root where there is none.
 #[inline(always)]
-fn fill(work: &mut Work, context: Option<Context>) {
+fn fill(work: &mut Work, context: Context) {
     let span_id = scratch::random(work);
-    let (trace_id, parent, trace_flags) = match context {
-        Some(context) => (context.trace_id, context.span_id, context.flags as u8),
-        None => {
-            let trace_id = [scratch::random(work), scratch::random(work)];
-            let sampled = sampling::is_sampled(&bytes(trace_id), global!(SAMPLE_THRESHOLD));
-            let sampled = if sampled {
-                traceparent::FLAG_SAMPLED
-            } else {
-                0
-            };
-            (trace_id, 0, sampled | traceparent::FLAG_RANDOM)
+    let (mut trace_id, parent) = (context.trace_id, context.span_id);
+    let mut trace_flags = context.flags as u8;
+    if !context.exists() {
+        trace_id = [scratch::random(work), scratch::random(work)];
+        let sampled = sampling::is_sampled(&bytes(trace_id), global!(SAMPLE_THRESHOLD));
+        trace_flags = traceparent::FLAG_RANDOM;
+        if sampled {
+            trace_flags |= traceparent::FLAG_SAMPLED;
         }
-    };
+    }
     work.decision = Decision {
         position: work.message_start,
         trace_id: bytes(trace_id),
@@ -102,21 +99,21 @@ fn duplicate_flag(head: &Head) -> u8 {
 /// Decides the request that the running thread has read, and opens it.
 #[inline(never)]
 pub(crate) fn server(work: &mut Work, socket: &mut Socket) {
-    let record = if socket.has(flags::BASES_EXACT) {
-        // In scratch: the stack is full enough.
+    // In scratch: the stack is full enough.
+    work.handover = Handover::default();
+    if socket.has(flags::BASES_EXACT) {
         work.handover_key = context::receiving_key(work.sk, socket, work.message_start);
-        context::take_over(&work.handover_key).map(|handover| Context {
-            trace_id: handover.trace_id,
-            span_id: handover.span_id,
-            flags: handover.trace_flags,
-        })
-    } else {
-        None
+        context::take_over(&work.handover_key, &mut work.handover);
+    }
+    let record = Context {
+        trace_id: work.handover.trace_id,
+        span_id: work.handover.span_id,
+        flags: work.handover.trace_flags,
     };
     let trusted = socket.has(flags::TRUSTED);
     let inherited = decide::server(record, header_context(&work.head), trusted);
     let has_parent = inherited.has_parent();
-    fill(work, has_parent.then_some(inherited.context));
+    fill(work, inherited.context);
     let decision = &mut work.decision;
     decision.source = inherited.source as u8;
     decision.confidence = if has_parent { 100 } else { 0 };
@@ -340,34 +337,35 @@ pub(crate) fn client(work: &mut Work, socket: &mut Socket) {
     let open = thread.as_deref().map_or(0, |thread| thread.open);
     let mut found = NOTHING;
     let mut forwarded = false;
-    if let Some(header) = &header {
-        found = find_forwarded(work, header);
+    if header.exists() {
+        found = find_forwarded(work, &header);
         forwarded = found.parent.is_some() || found.ambiguous;
     }
     if found.parent.is_none() {
         found = find_cause(work, thread.as_deref(), socket, Act::Send);
-        if let (Some(parent), Some(header)) = (found.parent, &header) {
-            // The application speaks of another trace than the request it seems to serve: its word counts.
-            if words(parent.request.decision.trace_id) != header.trace_id {
-                found = NOTHING;
-            }
+        // The application speaks of another trace than the request it seems to serve: its word counts.
+        if let Some(parent) = found.parent
+            && header.exists()
+            && words(parent.request.decision.trace_id) != header.trace_id
+        {
+            found = NOTHING;
         }
     }
     if let Some(thread) = &mut thread {
         thread.called = 1;
     }
-    let own_context = header.is_some() && !forwarded;
+    let own_context = header.exists() && !forwarded;
     let parent = if own_context { None } else { found.parent };
     let context = match (parent, own_context) {
-        (Some(parent), _) => Some(parent_context(&parent.request)),
+        (Some(parent), _) => parent_context(&parent.request),
         (None, true) => header,
-        (None, false) => None,
+        (None, false) => Context::default(),
     };
     fill(work, context);
     let decision = &mut work.decision;
     decision.open_requests = if open > 255 { 255 } else { open as u8 };
     decision.decision_flags = duplicate_flag(&work.head);
-    if header.is_some() {
+    if header.exists() {
         decision.decision_flags |= decision_flags::HAS_TRACEPARENT;
     }
     if let Some(parent) = parent {
@@ -398,12 +396,8 @@ pub(crate) fn client(work: &mut Work, socket: &mut Socket) {
         decision.parent_position = parent.request.decision.position;
     }
     // What is forwarded is not the context of the request that brought it in: that one did not trust it.
-    let restarted = match &header {
-        Some(header) if forwarded && words(work.decision.trace_id) != header.trace_id => {
-            decide::RESTARTED
-        }
-        _ => 0,
-    };
+    let restarts = forwarded && words(work.decision.trace_id) != header.trace_id;
+    let restarted = if restarts { decide::RESTARTED } else { 0 };
     if socket.has(flags::BASES_EXACT) {
         // Built in scratch: the stack is full enough.
         // The receiver counts what is put into the stream, too.
@@ -423,7 +417,7 @@ pub(crate) fn client(work: &mut Work, socket: &mut Socket) {
             socket.flags |= flags::HANDED_OVER;
         }
     }
-    if socket.has(flags::ENROLLED) && (header.is_none() || forwarded) {
+    if socket.has(flags::ENROLLED) && (!header.exists() || forwarded) {
         work.decision.decision_flags |= decision_flags::PROPAGATED;
     }
     socket.request.decision = work.decision;

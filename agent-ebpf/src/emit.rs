@@ -1,8 +1,8 @@
 //! The only code that writes to the ring buffer.
 
 use agent_common::abi::{
-    ABI_VERSION, Counter, Decision, DecisionRecord, Header, Kind, PAYLOAD_BLOCK, Segment,
-    StreamState, segment_flags,
+    ABI_VERSION, Counter, Decision, DecisionRecord, Header, Kind, MessageEnd, PAYLOAD_BLOCK,
+    Segment, StreamState, segment_flags,
 };
 use aya_ebpf::helpers::generated::{
     bpf_get_smp_processor_id, bpf_ringbuf_output, bpf_ringbuf_query,
@@ -94,6 +94,29 @@ pub(crate) fn decision(work: &mut Work) -> bool {
     if sent {
         count(Counter::Decisions);
     } else {
+        work.dropped = work.dropped.wrapping_add(1);
+    }
+    sent
+}
+
+/// The end of the message that begins at `start`: what [`Work::chunks`] knows of it; false when there was no room.
+#[inline(always)]
+pub(crate) fn message_end(work: &mut Work, start: u64) -> bool {
+    let mut header = header(
+        Kind::MessageEnd,
+        size_of::<MessageEnd>(),
+        work.time_ns,
+        work.connection,
+    );
+    header.position = start;
+    let ended = &mut work.ended;
+    ended.header = header;
+    ended.end = work.chunks.line_at;
+    ended.body = work.chunks.body;
+    ended.direction = work.direction as u8;
+    ended.reserved = [0; 7];
+    let sent = record(&work.ended);
+    if !sent {
         work.dropped = work.dropped.wrapping_add(1);
     }
     sent

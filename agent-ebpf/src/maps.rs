@@ -16,10 +16,10 @@ use crate::{
 
 /// Records for user space: 4 MiB unless the loader changes it.
 pub(crate) const EVENTS_BYTES: u32 = 4 << 20;
-/// Connections: 15 MB.
+/// Connections: 18 MB.
 pub(crate) const SOCKETS_MAX: u32 = 32_768;
-/// Policies set by user space: 2 MB.
-pub(crate) const POLICIES_MAX: u32 = 32_768;
+/// Policies set by user space, for protocols that only it knows: 0.3 MB.
+pub(crate) const POLICIES_MAX: u32 = 4_096;
 /// Threads that serve requests: 2.5 MB.
 pub(crate) const THREADS_MAX: u32 = 16_384;
 /// Heads cut by a segment boundary: 0.6 MB.

@@ -8,7 +8,8 @@
 use core::arch::asm;
 
 use agent_common::{
-    abi::{Decision, DecisionRecord, PAYLOAD_BLOCK, Segment},
+    abi::{Decision, DecisionRecord, MessageEnd, PAYLOAD_BLOCK, Segment},
+    wire::chunked::Chunks,
     wire::scan::{self, Bytes, CARRY, Head, INDEX_MASK, LineStore, Lines},
 };
 
@@ -131,6 +132,12 @@ pub(crate) struct Work {
     pub(crate) user_word: u64,
     pub(crate) random: u64,
     pub(crate) emitted: u64,
+    /// Bytes of the segment up to which user space gets them all.
+    pub(crate) shipped: u32,
+    pub(crate) reserved_chunks: u32,
+    /// The chunked body at hand.
+    pub(crate) chunks: Chunks,
+    pub(crate) ended: MessageEnd,
 }
 
 /// One level.

@@ -6,7 +6,8 @@ use std::{ops::Range, sync::Arc};
 
 use agent_common::abi::{
     ABI_VERSION, Close, CloseReason, Decision, DecisionRecord, Direction, Header, Kind,
-    LiveRequest, Open, Origin, PolicyKind, Role, Segment, SlotKind, StreamState, segment_flags,
+    LiveRequest, MessageEnd, Open, Origin, PolicyKind, Role, Segment, SlotKind, StreamState,
+    segment_flags,
 };
 use zerocopy::{FromZeros, IntoBytes};
 
@@ -24,6 +25,7 @@ enum Fixed {
     Open(Open),
     Segment(Segment),
     Decision(DecisionRecord),
+    MessageEnd(MessageEnd),
     Close(Close),
 }
 
@@ -42,6 +44,7 @@ impl Record {
             Fixed::Open(open) => Event::Open(open),
             Fixed::Segment(segment) => Event::Segment(segment, &self.payload),
             Fixed::Decision(record) => Event::Decision(record),
+            Fixed::MessageEnd(record) => Event::MessageEnd(record),
             Fixed::Close(close) => Event::Close(close),
         }
     }
@@ -53,6 +56,7 @@ impl Record {
             Fixed::Open(open) => open.as_bytes(),
             Fixed::Segment(segment) => segment.as_bytes(),
             Fixed::Decision(record) => record.as_bytes(),
+            Fixed::MessageEnd(record) => record.as_bytes(),
             Fixed::Close(close) => close.as_bytes(),
         };
         [fixed, &self.payload].concat()
@@ -75,7 +79,7 @@ impl Record {
         match &mut self.fixed {
             Fixed::Segment(segment) => segment.dropped += records,
             Fixed::Close(close) => close.dropped += records,
-            Fixed::Open(_) | Fixed::Decision(_) => {}
+            Fixed::Open(_) | Fixed::Decision(_) | Fixed::MessageEnd(_) => {}
         }
     }
 }
@@ -243,6 +247,18 @@ impl Socket {
         self.push(Fixed::Decision(record), &[]);
     }
 
+    /// The kernel found where the chunked message that begins at `start` ends, and how much of it is body.
+    pub fn message_end(&mut self, direction: Direction, start: u64, end: u64, body: u64) {
+        let record = MessageEnd {
+            header: self.header(Kind::MessageEnd, start, 0),
+            end,
+            body,
+            direction: direction as u8,
+            reserved: [0; 7],
+        };
+        self.push(Fixed::MessageEnd(record), &[]);
+    }
+
     /// The connection ends with this errno, 0 for a close in order.
     pub fn close(&mut self, error: u32) {
         self.end(error, 0);
@@ -329,6 +345,7 @@ impl Socket {
             Kind::Segment => size_of::<Segment>(),
             Kind::Decision => size_of::<DecisionRecord>(),
             Kind::Open => size_of::<Open>(),
+            Kind::MessageEnd => size_of::<MessageEnd>(),
             _ => size_of::<Close>(),
         };
         Header {

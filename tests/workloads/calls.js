@@ -1,5 +1,6 @@
 // A Node HTTP server. /f/ID asks every backend for /b/ID/K, all at once, through one keep-alive agent. /t/ID does so after a timer that
-// depends on the ID, by the name of the host: callbacks that no read begins.
+// depends on the ID, by the name of the host: callbacks that no read begins. /s/N/SIZE answers with N chunks of SIZE bytes, /u with the number of bytes
+// that it was sent.
 'use strict';
 const http = require('http');
 const { parseArgs } = require('util');
@@ -28,7 +29,21 @@ function call(address, path) {
 http
   .createServer(async (request, response) => {
     const parts = request.url.split('/');
+    if (parts[1] === 's') {
+      const [count, size] = [Number(parts[2]), Number(parts[3])];
+      for (let n = 0; n < count; n++) {
+        response.write(Buffer.alloc(size, 'x'));
+        await new Promise((resolve) => setImmediate(resolve));
+      }
+      response.end();
+      return;
+    }
     let body = 'hello\n';
+    if (parts[1] === 'u') {
+      let count = 0;
+      for await (const chunk of request) count += chunk.length;
+      body = `${count}\n`;
+    }
     if (parts[1] === 'f' || parts[1] === 't') {
       try {
         const later = parts[1] === 't';

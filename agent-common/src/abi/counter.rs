@@ -113,6 +113,10 @@ counters! {
     ContextsUntrusted = 44, "contexts_untrusted";
     /// Server requests given up because they were open for too long.
     RequestsExpired = 45, "requests_expired";
+    /// Server requests that two CPUs closed at one time. Both may have left it to the other: the calls of its thread are then left without a parent.
+    RequestsContended = 46, "requests_contended";
+    /// Chunked bodies whose lines could not be followed to their end, so that their size without framing is left out.
+    ChunkFramingLost = 47, "chunk_framing_lost";
 }
 
 impl Counter {

@@ -27,11 +27,13 @@ pub use self::{
         Verdict,
     },
     process::{Exec, Exit, Fork},
-    segment::{Direction, PAYLOAD_BLOCK, Segment, SlotKind, StreamState, segment_flags},
+    segment::{
+        Direction, MessageEnd, PAYLOAD_BLOCK, Segment, SlotKind, StreamState, segment_flags,
+    },
 };
 
 /// Version of every record in this module; it changes whenever a layout or a meaning does.
-pub const ABI_VERSION: u16 = 2;
+pub const ABI_VERSION: u16 = 3;
 
 /// What a record in the ring buffer is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -53,6 +55,8 @@ pub enum Kind {
     Fork = 7,
     /// [`Header`] alone: the connection speaks no HTTP/1 any more; nothing will be written into it, so its socket can be let go.
     Release = 8,
+    /// [`MessageEnd`]: the end of a chunked message, which its head does not tell.
+    MessageEnd = 9,
 }
 
 impl Kind {
@@ -68,6 +72,7 @@ impl Kind {
             6 => Self::Exit,
             7 => Self::Fork,
             8 => Self::Release,
+            9 => Self::MessageEnd,
             _ => return None,
         })
     }

@@ -127,3 +127,24 @@ pub struct Segment {
 }
 
 const _: () = assert!(size_of::<Segment>() == 224 && align_of::<Segment>() == 8);
+
+/// Where a chunked message ends, and what of it is body. [`Header::position`] is the message's first byte.
+///
+/// Of a send, it speaks of what was offered: the message has ended when the stream's position reaches `end`. When the kernel did not accept what was
+/// offered and the process offers something else, another record of the same message takes the place of this one.
+#[derive(Clone, Copy, Debug, Default, FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[repr(C)]
+pub struct MessageEnd {
+    /// Kind [`Kind::MessageEnd`](super::Kind::MessageEnd).
+    pub header: Header,
+    /// Position behind the message's last byte.
+    pub end: u64,
+    /// Bytes of the body without the lines that frame it.
+    pub body: u64,
+    /// A [`Direction`].
+    pub direction: u8,
+    /// Zero.
+    pub reserved: [u8; 7],
+}
+
+const _: () = assert!(size_of::<MessageEnd>() == 64);

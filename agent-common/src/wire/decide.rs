@@ -16,6 +16,15 @@ pub struct Context {
     pub flags: u64,
 }
 
+impl Context {
+    /// Whether it is one: absent ones are all zero, and no valid trace id is.
+    #[must_use]
+    #[inline(always)]
+    pub const fn exists(&self) -> bool {
+        self.trace_id[0] | self.trace_id[1] != 0
+    }
+}
+
 /// What a request inherits.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Inherited {
@@ -61,13 +70,12 @@ pub const fn stored_for(flags: u64, now_ns: u64) -> u64 {
 /// The context of an incoming request, from the sender's record in this kernel and its own header.
 ///
 /// The record is nearer, so its span is the parent, with the header's flags; where the two name different traces, the header wins. A header from
-/// an address that is not `trusted` is not taken; what this kernel's own record says is.
+/// an address that is not `trusted` is not taken; what this kernel's own record says is. One that is not there is all zero.
 #[must_use]
 #[inline(always)]
-pub fn server(record: Option<Context>, header: Option<Context>, trusted: bool) -> Inherited {
-    let (has_record, has_header) = (record.is_some(), header.is_some());
-    // Plain words from here on: 5.10 and 6.1 refuse copies of what a variant without a payload never set.
-    let (record, header) = (record.unwrap_or_default(), header.unwrap_or_default());
+pub fn server(record: Context, header: Context, trusted: bool) -> Inherited {
+    // Plain words and no options: 5.10 and 6.1 refuse copies of what a variant without a payload never set.
+    let (has_record, has_header) = (record.exists(), header.exists());
     let restarted = has_record && record.flags & RESTARTED != 0;
     let same = has_record && has_header && record.trace_id == header.trace_id;
     let takes_header = has_header && trusted && !restarted;
@@ -239,10 +247,15 @@ mod tests {
         span_id: 5,
         flags: 1,
     };
+    const NONE: Context = Context {
+        trace_id: [0; 2],
+        span_id: 0,
+        flags: 0,
+    };
 
     #[test]
     fn prefers_the_nearer_span_of_the_same_trace_with_the_flags_of_the_header() {
-        let inherited = server(Some(A), Some(B), true);
+        let inherited = server(A, B, true);
         assert_eq!(inherited.source, Source::SameKernel);
         assert_eq!(inherited.context, Context { flags: 0, ..A });
         assert_eq!(inherited.flags, decision_flags::HAS_TRACEPARENT);
@@ -250,7 +263,7 @@ mod tests {
 
     #[test]
     fn lets_the_header_win_over_a_record_of_another_trace() {
-        let inherited = server(Some(OTHER), Some(B), true);
+        let inherited = server(OTHER, B, true);
         assert_eq!((inherited.source, inherited.context), (Source::Header, B));
         assert_eq!(
             inherited.flags,
@@ -260,28 +273,28 @@ mod tests {
 
     #[test]
     fn takes_what_there_is() {
-        assert_eq!(server(Some(A), None, true).context, A);
-        assert_eq!(server(None, Some(B), true).source, Source::Header);
-        assert_eq!(server(None, None, true).source, Source::Root);
+        assert_eq!(server(A, NONE, true).context, A);
+        assert_eq!(server(NONE, B, true).source, Source::Header);
+        assert_eq!(server(NONE, NONE, true).source, Source::Root);
     }
 
     #[test]
     fn takes_no_context_from_an_untrusted_address() {
-        let outside = server(None, Some(B), false);
+        let outside = server(NONE, B, false);
         assert_eq!(
             (outside.source, outside.context),
             (Source::Root, Context::default())
         );
         let flags = decision_flags::HAS_TRACEPARENT | decision_flags::UNTRUSTED;
         assert_eq!(outside.flags, flags);
-        let ours = server(Some(OTHER), Some(B), false);
+        let ours = server(OTHER, B, false);
         assert_eq!((ours.source, ours.context), (Source::SameKernel, OTHER));
         assert_eq!(ours.flags, flags);
         // The record vouches for the header; the bit is the record's.
-        let same = server(Some(A), Some(B), false);
+        let same = server(A, B, false);
         assert_eq!((same.source, same.context), (Source::SameKernel, A));
         assert_eq!(same.flags, decision_flags::HAS_TRACEPARENT);
-        assert_eq!(server(None, None, false).flags, 0);
+        assert_eq!(server(NONE, NONE, false).flags, 0);
     }
 
     #[test]
@@ -290,11 +303,11 @@ mod tests {
             flags: OTHER.flags | RESTARTED,
             ..OTHER
         };
-        let inherited = server(Some(restarted), Some(B), true);
+        let inherited = server(restarted, B, true);
         assert_eq!(inherited.source, Source::SameKernel);
         assert_eq!(inherited.context, OTHER);
         assert_eq!(inherited.flags, decision_flags::HAS_TRACEPARENT);
-        assert_eq!(server(Some(restarted), None, true).context, OTHER);
+        assert_eq!(server(restarted, NONE, true).context, OTHER);
     }
 
     #[test]
@@ -307,7 +320,7 @@ mod tests {
         let age = stored_for(flags, 700 * SECOND);
         assert!(age.abs_diff(300 * SECOND) < 2 * SECOND, "{age}");
         let record = Context { flags, ..A };
-        let inherited = server(Some(record), None, true);
+        let inherited = server(record, NONE, true);
         assert_eq!(inherited.context.flags, 1);
     }
 

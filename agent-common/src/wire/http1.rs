@@ -14,7 +14,7 @@ pub enum Phase {
     Head = 1,
     /// Inside a body whose end is known.
     Body = 2,
-    /// Inside a chunked body: the end chunk decides.
+    /// Inside a chunked body whose lines are followed.
     Chunked = 3,
     /// Inside a response that ends with the connection.
     UntilClose = 4,
@@ -22,6 +22,8 @@ pub enum Phase {
     Opaque = 5,
     /// Not known: the next message is looked for at each change of direction.
     Turn = 6,
+    /// Inside a chunked body whose lines are not followed any more: its last bytes decide.
+    ChunkedLost = 7,
 }
 
 impl Phase {
@@ -36,6 +38,7 @@ impl Phase {
             3 => Self::Chunked,
             4 => Self::UntilClose,
             6 => Self::Turn,
+            7 => Self::ChunkedLost,
             _ => Self::Opaque,
         }
     }

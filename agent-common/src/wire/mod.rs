@@ -2,6 +2,7 @@
 //!
 //! Input: bytes that may be cut anywhere. Output: values. Nothing here allocates, panics or loops without a constant bound.
 
+pub mod chunked;
 pub mod decide;
 pub mod http1;
 pub mod inject;

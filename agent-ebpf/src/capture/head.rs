@@ -5,7 +5,7 @@ use agent_common::{
     wire::http1::{self, Framing, Phase},
 };
 
-use super::step::lose;
+use super::step::{CHUNKS, DONE, MORE, lose};
 use crate::{
     conn::{self, Socket, request_flags},
     context, decide, emit,
@@ -16,7 +16,8 @@ use crate::{
 /// Messages of one segment that are decided.
 const DECISIONS: u32 = 8;
 
-/// A head is complete: notes the message, decides, and enters the phase that follows. Returns 0 when nothing more of the segment is looked at.
+/// A head is complete: notes the message, decides, and enters the phase that follows. Returns [`DONE`] when nothing more of the segment is looked at,
+/// [`MORE`] when it is, [`CHUNKS`] when a chunked body follows.
 ///
 /// A global function: the verifier checks it once.
 #[unsafe(no_mangle)]
@@ -30,11 +31,11 @@ pub extern "C" fn ut_complete(level: u32) -> u32 {
         return 0;
     };
     let direction = (work.direction & 1) as usize;
-    u32::from(complete(work, socket, direction))
+    complete(work, socket, direction)
 }
 
 #[inline(always)]
-fn complete(work: &mut Work, socket: &mut Socket, direction: usize) -> bool {
+fn complete(work: &mut Work, socket: &mut Socket, direction: usize) -> u32 {
     let end = work.position.wrapping_add(u64::from(work.cursor));
     let is_request = http1::is_request(&work.head);
     let receive = work.direction == Direction::Receive as u32;
@@ -49,7 +50,16 @@ fn complete(work: &mut Work, socket: &mut Socket, direction: usize) -> bool {
             work.decision = socket.request.decision;
             place_decision(work);
         }
-        return socket.streams[direction].phase == Phase::Body as u8;
+        return if conn::follows(&socket.chunks, direction) {
+            CHUNKS
+        } else if socket.streams[direction].phase == Phase::Body as u8 {
+            MORE
+        } else {
+            DONE
+        };
+    }
+    if conn::follows(&socket.chunks, direction) {
+        socket.chunks.follows = 0;
     }
     work.repeated = 0;
     let framing = if is_request {
@@ -68,7 +78,7 @@ fn complete(work: &mut Work, socket: &mut Socket, direction: usize) -> bool {
         if !socket.pending.push(work.head.method) || work.decisions >= DECISIONS {
             count(Counter::DecisionsBeyondLimit);
             lose(&mut socket.streams[direction]);
-            return false;
+            return DONE;
         }
         if receive {
             decide::server(work, socket);
@@ -110,7 +120,7 @@ fn complete(work: &mut Work, socket: &mut Socket, direction: usize) -> bool {
     socket.streams[direction].phase = phase as u8;
     if matches!(framing, Framing::Upgrade) {
         finish_request(work.sk, socket);
-        return false;
+        return DONE;
     }
     let offered = work.position.wrapping_add(u64::from(work.length));
     if !is_request && !receive && !matches!(framing, Framing::Interim) {
@@ -120,10 +130,11 @@ fn complete(work: &mut Work, socket: &mut Socket, direction: usize) -> bool {
             finish_request(work.sk, socket);
         }
     }
-    matches!(
-        framing,
-        Framing::Length | Framing::Nothing | Framing::Interim
-    )
+    match framing {
+        Framing::Length | Framing::Nothing | Framing::Interim => MORE,
+        Framing::Chunked => CHUNKS,
+        Framing::UntilClose | Framing::Unknown | Framing::Upgrade => DONE,
+    }
 }
 
 /// The response to the oldest request is complete: the request is over when no other waits.

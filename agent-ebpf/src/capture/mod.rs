@@ -4,9 +4,10 @@
 //! The bytes are looked at by [`agent_common::wire::scan`] alone.
 //!
 //! [`step`] deals with one message of a segment, or one block of one; [`lines`] runs the scanner, [`head`] acts on a complete head, [`unfinished`]
-//! keeps one that a segment boundary cuts. [`block`] reads bytes of the process, [`ship`] writes the records.
+//! keeps one that a segment boundary cuts, [`chunks`] finds the end of a chunked body. [`block`] reads bytes of the process, [`ship`] writes the records.
 
 mod block;
+mod chunks;
 mod head;
 mod lines;
 mod ship;
@@ -24,9 +25,10 @@ use agent_common::{
 pub(crate) use self::block::begins_response;
 use self::{
     block::{keep_tail, place},
+    chunks::ut_chunks,
     head::{finish_request, ut_complete},
     ship::{finish_block, ut_snapshot},
-    step::{COMPLETE, DONE, FRESH, ut_step},
+    step::{CHUNKS, COMPLETE, DONE, FRESH, ut_step},
 };
 use crate::{
     conn::{self, Socket, flags, ut_first_seen},
@@ -91,10 +93,10 @@ pub extern "C" fn ut_segment(level: u32) -> u32 {
     socket.dropped = work.dropped;
     let direction = (work.direction & 1) as usize;
     let phase = socket.streams[direction].phase;
-    if phase == Phase::Chunked as u8 || phase == Phase::Turn as u8 {
+    if phase == Phase::ChunkedLost as u8 || phase == Phase::Turn as u8 {
         keep_tail(level, work, &raw mut socket.streams[direction]);
         if !receive
-            && phase == Phase::Chunked as u8
+            && phase == Phase::ChunkedLost as u8
             && http1::ends_chunked(socket.streams[direction].state.tail[1])
         {
             work.finished = 1;
@@ -160,6 +162,7 @@ fn follow(level: u32, work: *mut Work, turn: bool) {
     work.record_flags = 0;
     work.continued = FRESH;
     work.ship = 0;
+    work.shipped = 0;
     work.turn = u32::from(turn);
     work.value_at = GONE;
     work.releases = 0;
@@ -171,6 +174,9 @@ fn follow(level: u32, work: *mut Work, turn: bool) {
             if global!(INJECT) != 0 {
                 ut_instruct(level);
             }
+        }
+        if result == CHUNKS {
+            result = ut_chunks(level);
         }
         if result == DONE {
             break;

@@ -37,6 +37,9 @@ pub(super) const MORE: u32 = 1;
 /// A head is complete.
 pub(super) const COMPLETE: u32 = 2;
 
+/// What follows is in a chunked body.
+pub(super) const CHUNKS: u32 = 3;
+
 /// Values of [`Work::continued`].
 pub(super) const FRESH: u32 = 0;
 
@@ -56,11 +59,13 @@ enum Step {
     Continue,
     /// Ship the rest of a head that was decided before.
     Again(u32),
+    /// Follow the lines of a chunked body.
+    Chunks,
     /// A protocol that the kernel does not know.
     Unknown,
 }
 
-/// Deals with one message, or one block of one. Returns [`DONE`], [`MORE`] or [`COMPLETE`].
+/// Deals with one message, or one block of one. Returns [`DONE`], [`MORE`], [`COMPLETE`] or [`CHUNKS`].
 ///
 /// A global function: the verifier checks it once.
 #[unsafe(no_mangle)]
@@ -85,7 +90,8 @@ fn step(level: u32, scratch: *mut Scratch, socket: &mut Socket) -> u32 {
         next(&mut scratch.work, socket)
     };
     match step {
-        Step::Leave => return 0,
+        Step::Leave => return DONE,
+        Step::Chunks => return CHUNKS,
         Step::Again(length) => {
             ship_again(level, &mut scratch.work, length);
             return DONE;
@@ -123,6 +129,7 @@ fn next(work: &mut Work, socket: &mut Socket) -> Step {
     let direction = (work.direction & 1) as usize;
     let pending = socket.pending.count();
     let role = socket.role;
+    let follows = conn::follows(&socket.chunks, direction);
     let receive = work.direction == Direction::Receive as u32;
     let stream = &mut socket.streams[direction];
     let rest = work.length.wrapping_sub(work.cursor);
@@ -168,7 +175,10 @@ fn next(work: &mut Work, socket: &mut Socket) -> Step {
         }
         return Step::Again((stream.head_end - at) as u32);
     }
-    if phase == Phase::Chunked as u8 {
+    if phase == Phase::Chunked as u8 || at < stream.message_end && follows {
+        return Step::Chunks;
+    }
+    if phase == Phase::ChunkedLost as u8 {
         let ended = stream.tail_end == at && http1::ends_chunked(stream.state.tail[1]);
         let is_request = (role == Role::Server as u8) == receive;
         let begins = if is_request {
@@ -288,7 +298,7 @@ fn scan_step(level: u32, scratch: *mut Scratch, socket: &mut Socket, direction: 
 #[inline(always)]
 fn refuse(work: &mut Work, socket: &mut Socket, direction: usize) {
     work.record_flags &= !segment_flags::MESSAGE_START;
-    if socket.streams[direction].phase == Phase::Chunked as u8 {
+    if socket.streams[direction].phase == Phase::ChunkedLost as u8 {
         work.ship = 0;
         return;
     }

@@ -197,7 +197,7 @@ fn accepted(child: *const u8) {
         socket.receive_base = sock::copied_seq(sk);
         socket.flags |= flags::BASES_EXACT;
         let mark = context::receiving_key(sk, socket, UNTRACED);
-        if context::take_over(&mark).is_some() {
+        if context::take_over(&mark, &mut context::Handover::default()) {
             socket.policy = agent_common::abi::PolicyKind::Ignore as u8;
         }
         if conn::store(sk, &scratch.socket)

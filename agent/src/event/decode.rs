@@ -67,6 +67,7 @@ pub fn decode(record: &[u8]) -> Result<Event<'_>, Refused> {
         Kind::Exit => Event::Exit(view(record).ok_or(length)?),
         Kind::Fork => Event::Fork(view(record).ok_or(length)?),
         Kind::Release => Event::Release(view(record).ok_or(length)?),
+        Kind::MessageEnd => Event::MessageEnd(view(record).ok_or(length)?),
     })
 }
 
@@ -132,6 +133,7 @@ pub(super) mod tests {
             Kind::Exit => size_of::<abi::Exit>(),
             Kind::Fork => size_of::<abi::Fork>(),
             Kind::Release => size_of::<Header>(),
+            Kind::MessageEnd => size_of::<abi::MessageEnd>(),
         }
     }
 
@@ -167,6 +169,7 @@ pub(super) mod tests {
             Kind::Exit,
             Kind::Fork,
             Kind::Release,
+            Kind::MessageEnd,
         ])
     }
 
@@ -181,6 +184,7 @@ pub(super) mod tests {
             Event::Exit(record) => record.as_bytes().to_vec(),
             Event::Fork(record) => record.as_bytes().to_vec(),
             Event::Release(record) => record.as_bytes().to_vec(),
+            Event::MessageEnd(record) => record.as_bytes().to_vec(),
         }
     }
 

@@ -31,6 +31,8 @@ pub enum Event<'a> {
     Fork(&'a abi::Fork),
     /// The connection that it names speaks no HTTP/1 any more.
     Release(&'a abi::Header),
+    /// A chunked message ends there.
+    MessageEnd(&'a abi::MessageEnd),
 }
 
 /// CLOCK_MONOTONIC and real time, read together.

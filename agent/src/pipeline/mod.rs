@@ -139,7 +139,17 @@ impl Pipeline {
                 };
                 self.exited.push_back((exit.header.time_ns, key));
             }
+            Event::MessageEnd(end) => self.message_end(end),
             Event::Exec(_) | Event::Fork(_) | Event::Release(_) => {}
+        }
+    }
+
+    fn message_end(&mut self, end: &abi::MessageEnd) {
+        if let Some(slot) = self.connections.find(end.header.connection)
+            && let Some(tracked) = self.connections.get_mut(slot)
+        {
+            tracked.message_end(end, &mut self.core);
+            Self::list(slot, tracked, &mut self.active);
         }
     }
 

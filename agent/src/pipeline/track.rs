@@ -1,7 +1,8 @@
 //! One connection on its way through the stages: streams, parser, exchanges, decisions.
 
 use agent_common::abi::{
-    Close, CloseReason, Direction, LiveRequest, Open, Segment, StreamState, segment_flags,
+    Close, CloseReason, Direction, LiveRequest, MessageEnd, Open, Segment, StreamState,
+    segment_flags,
 };
 
 use super::{
@@ -13,7 +14,7 @@ use crate::{
     correlate::Decisions,
     exchange::{Decided, Ending, Exchanges, Failure, Noted},
     process::ProcessKey,
-    protocol::Item,
+    protocol::{Extent, Item},
     span::SpanKind,
 };
 
@@ -28,6 +29,29 @@ const EPIPE: u32 = 32;
 const ECONNRESET: u32 = 104;
 const ETIMEDOUT: u32 = 110;
 
+/// Ends of messages that nobody could be told of yet: the newest few.
+#[derive(Debug, Default)]
+struct Extents(Vec<(Direction, Extent)>);
+
+impl Extents {
+    const LIMIT: usize = 8;
+
+    fn push(&mut self, direction: Direction, extent: Extent) {
+        if self.0.len() >= Self::LIMIT {
+            self.0.remove(0);
+        }
+        self.0.push((direction, extent));
+    }
+
+    const fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    fn take(&mut self) -> Vec<(Direction, Extent)> {
+        std::mem::take(&mut self.0)
+    }
+}
+
 /// A connection and all that is known of its messages.
 pub(super) struct Tracked {
     connection: Connection,
@@ -35,6 +59,8 @@ pub(super) struct Tracked {
     exchanges: Exchanges,
     decisions: Decisions,
     hold: Hold,
+    /// Ends of messages that came before the protocol was known.
+    extents: Extents,
     /// Positions read since the last record: they hold if no record comes before the next tick.
     live: Option<Box<[StreamState; 2]>>,
     /// Ticks for which a stream has been ahead of its reader.
@@ -87,6 +113,7 @@ impl Tracked {
             exchanges: Exchanges::default(),
             decisions: Decisions::default(),
             hold: Hold::default(),
+            extents: Extents::default(),
             live: None,
             lag_ticks: 0,
             gone_ticks: 0,
@@ -188,6 +215,31 @@ impl Tracked {
             self.retry_held(true, core);
         }
         self.account(core);
+    }
+
+    /// Takes what the kernel found of the end of a message, which may not have been read yet.
+    pub(super) fn message_end(&mut self, end: &MessageEnd, core: &mut Core) {
+        let extent = Extent {
+            start: end.header.position,
+            end: end.end,
+            body: end.body,
+        };
+        self.extents.push(Direction::from_u8(end.direction), extent);
+        self.pass_extents(core);
+    }
+
+    /// Hands the ends of messages to the parser, when there is one.
+    fn pass_extents(&mut self, core: &mut Core) {
+        if self.extents.is_empty() {
+            return;
+        }
+        if let Speech::Parsed(parser, requests) = &mut self.speech {
+            for (direction, extent) in self.extents.take() {
+                let side = side_of(direction, *requests);
+                parser.extent(side, &extent, &mut core.items);
+            }
+            self.note(core);
+        }
     }
 
     /// Puts records that wait through again, earliest first; what still has a gap before it waits on, unless `force`.
@@ -297,6 +349,7 @@ impl Tracked {
     }
 
     fn rest(&mut self, direction: Direction, state: &StreamState, turn: bool, core: &mut Core) {
+        self.pass_extents(core);
         if let Speech::Parsed(parser, requests) = &mut self.speech {
             let side = side_of(direction, *requests);
             parser.rest(side, state, turn, &mut core.items);
@@ -521,6 +574,7 @@ impl Tracked {
 
     fn end(&mut self, ending: Ending, core: &mut Core) {
         self.settle_all(core);
+        self.pass_extents(core);
         if let Speech::Parsed(parser, requests) = &mut self.speech {
             let requests = *requests;
             let streams = &self.connection.streams;

@@ -59,6 +59,17 @@ pub struct Mark {
     pub process: ProcessKey,
 }
 
+/// Where a message begins and ends, as the kernel found it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Extent {
+    /// Position of its first byte.
+    pub start: u64,
+    /// Position behind its last byte.
+    pub end: u64,
+    /// Bytes of its body without framing.
+    pub body: u64,
+}
+
 /// Judgement on the first bytes of a side.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Recognition {
@@ -99,6 +110,10 @@ pub trait Parser: Send {
     /// Nothing of this side is under way beyond `state.position`, and everything up to there was passed on. `turn`: a message of the other side
     /// begins now; otherwise the side has been quiet for some time.
     fn rest(&mut self, side: Side, state: &StreamState, turn: bool, items: &mut Vec<Item>);
+
+    /// The kernel found where a message ends that does not tell it beforehand. The message may not have been read yet, or have ended; what is told
+    /// last of a message holds.
+    fn extent(&mut self, side: Side, extent: &Extent, items: &mut Vec<Item>);
 
     /// The connection is over; nothing follows on either side. `in_order`: it was closed and not reset.
     fn close(

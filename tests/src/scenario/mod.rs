@@ -12,6 +12,7 @@ mod export;
 mod http1;
 mod http1_bodies;
 mod http1_bytes;
+mod http1_chunked;
 mod http1_sockets;
 mod identity;
 mod inject;
@@ -84,6 +85,7 @@ pub(crate) fn all() -> impl Iterator<Item = &'static Scenario> {
     [
         http1::SCENARIOS,
         http1_bodies::SCENARIOS,
+        http1_chunked::SCENARIOS,
         http1_bytes::SCENARIOS,
         http1_sockets::SCENARIOS,
         context::SCENARIOS,

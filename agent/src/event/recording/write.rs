@@ -199,7 +199,13 @@ fn blank_record(record: &mut [u8]) {
             blank_tail(&mut close.received);
         }),
         Some(
-            Kind::Open | Kind::Decision | Kind::Exec | Kind::Exit | Kind::Fork | Kind::Release,
+            Kind::Open
+            | Kind::Decision
+            | Kind::Exec
+            | Kind::Exit
+            | Kind::Fork
+            | Kind::Release
+            | Kind::MessageEnd,
         ) => Some(record.len()),
         None => None,
     };

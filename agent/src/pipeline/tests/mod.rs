@@ -2,6 +2,7 @@
 
 mod context;
 mod endings;
+mod extents;
 mod framing;
 mod loss;
 mod properties;

@@ -1,27 +1,15 @@
 //! The framing of a chunked body, RFC 9112 section 7.1, over bytes that are cut anywhere.
 
+use agent_common::wire::chunked::{Line, Step};
+
 /// Where in a chunked body the next byte stands.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Chunked {
-    place: Place,
+    line: Line,
+    /// Bytes of the chunk that are still to come before the next line.
+    left: u64,
     /// Bytes of data so far, without framing.
     pub(super) data: u64,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Place {
-    /// In the hexadecimal size; `digits` of them were seen.
-    Size { value: u64, digits: u8 },
-    /// In an extension, until the end of the line.
-    Extension { value: u64 },
-    /// In the data of a chunk.
-    Data { left: u64 },
-    /// In the line end behind the data.
-    DataEnd,
-    /// At the beginning of a trailer line; `cr`: a carriage return was seen.
-    TrailerStart { cr: bool },
-    /// In a trailer line.
-    Trailer,
 }
 
 /// What feeding bytes gave.
@@ -35,114 +23,47 @@ pub(super) enum Fed {
     Malformed,
 }
 
-/// Most digits of a size: 2^60 bytes are more than anybody sends.
-const MAX_DIGITS: u8 = 15;
-
 impl Chunked {
     /// At the first byte of the body.
     pub(super) const fn new() -> Self {
         Self {
-            place: Place::Size {
-                value: 0,
-                digits: 0,
-            },
+            line: Line::new(),
+            left: 0,
             data: 0,
         }
     }
 
     /// Bytes that may pass unseen without losing the place.
     pub(super) const fn skippable(&self) -> u64 {
-        match self.place {
-            Place::Data { left } => left,
-            _ => 0,
-        }
+        self.left
     }
 
     /// `length` bytes passed unseen; at most [`Self::skippable`].
     pub(super) const fn skip(&mut self, length: u64) {
-        if let Place::Data { left } = self.place {
-            self.data += length;
-            self.place = after_data(left.saturating_sub(length));
-        }
+        self.data = self.data.saturating_add(length);
+        self.left = self.left.saturating_sub(length);
     }
 
     /// Takes the next bytes.
     pub(super) fn feed(&mut self, bytes: &[u8]) -> Fed {
         let mut at = 0;
         while let Some(&byte) = bytes.get(at) {
-            match self.place {
-                Place::Size { value, digits } => {
-                    let digit = char::from(byte).to_digit(16);
-                    self.place = match (digit, byte) {
-                        (Some(digit), _) if digits < MAX_DIGITS => Place::Size {
-                            value: value << 4 | u64::from(digit),
-                            digits: digits + 1,
-                        },
-                        (None, b'\n') if digits > 0 => after_size(value),
-                        (None, b'\r' | b';' | b' ' | b'\t') if digits > 0 => {
-                            Place::Extension { value }
-                        }
-                        _ => return Fed::Malformed,
-                    };
-                    at += 1;
-                }
-                Place::Extension { value } => {
-                    if byte == b'\n' {
-                        self.place = after_size(value);
-                    }
-                    at += 1;
-                }
-                Place::Data { left } => {
-                    let take = left.min((bytes.len() - at) as u64);
-                    self.data += take;
-                    self.place = after_data(left - take);
-                    // At most bytes.len(), so it fits.
-                    at += take as usize;
-                }
-                Place::DataEnd => {
-                    self.place = match byte {
-                        b'\r' => Place::DataEnd,
-                        b'\n' => Place::Size {
-                            value: 0,
-                            digits: 0,
-                        },
-                        _ => return Fed::Malformed,
-                    };
-                    at += 1;
-                }
-                Place::TrailerStart { cr } => {
-                    at += 1;
-                    self.place = match byte {
-                        b'\n' => return Fed::Ended(at),
-                        b'\r' if !cr => Place::TrailerStart { cr: true },
-                        _ => Place::Trailer,
-                    };
-                }
-                Place::Trailer => {
-                    if byte == b'\n' {
-                        self.place = Place::TrailerStart { cr: false };
-                    }
-                    at += 1;
-                }
+            if self.left > 0 {
+                let take = self.left.min((bytes.len() - at) as u64);
+                self.skip(take);
+                // At most bytes.len(), so it fits.
+                at += take as usize;
+                continue;
+            }
+            at += 1;
+            match self.line.feed(byte) {
+                Step::More => {}
+                Step::Data => self.left = self.line.value,
+                Step::End => return Fed::Ended(at),
+                Step::Malformed => return Fed::Malformed,
             }
         }
         Fed::All
-    }
-}
-
-const fn after_size(value: u64) -> Place {
-    if value == 0 {
-        Place::TrailerStart { cr: false }
-    } else {
-        Place::Data { left: value }
-    }
-}
-
-const fn after_data(left: u64) -> Place {
-    if left == 0 {
-        Place::DataEnd
-    } else {
-        Place::Data { left }
     }
 }
 

@@ -16,10 +16,13 @@ use super::{
     },
     may_be_request, may_be_response,
 };
-use crate::protocol::{End, HEAD_LIMIT, Item, Mark, Parser, Request, Response, Side};
+use crate::protocol::{End, Extent, HEAD_LIMIT, Item, Mark, Parser, Request, Response, Side};
 
 /// Requests of one connection that may wait for their responses.
 const WAITING_LIMIT: usize = 1024;
+
+/// Ends of messages that are kept until their heads come.
+const EXTENTS_LIMIT: usize = 8;
 
 #[derive(Clone, Copy, Debug, PartialEq)]
 enum Phase {
@@ -35,6 +38,8 @@ enum Phase {
     Chunked(Chunked),
     /// In a chunked body of which something was not seen.
     ChunkedUnseen,
+    /// In a chunked body of which the kernel told the end, and how many bytes are data.
+    Told { end: u64, body: u64 },
     /// In a response that ends with the connection.
     UntilClose,
     /// In a body whose end cannot be told: until the turn.
@@ -73,6 +78,8 @@ struct Half {
     head_end: HeadEnd,
     /// The end of the head's first line has not come.
     in_first_line: bool,
+    /// Ends of messages whose heads have not come.
+    extents: Vec<Extent>,
 }
 
 impl Half {
@@ -89,6 +96,7 @@ impl Half {
             head: Vec::new(),
             head_end: HeadEnd::new(),
             in_first_line: true,
+            extents: Vec::new(),
         }
     }
 
@@ -98,9 +106,47 @@ impl Half {
             Phase::Length { .. }
                 | Phase::Chunked(_)
                 | Phase::ChunkedUnseen
+                | Phase::Told { .. }
                 | Phase::UntilClose
                 | Phase::UntilTurn
         )
+    }
+
+    /// In the chunked body of the message that begins at `start`.
+    fn in_chunked(&self, start: u64) -> bool {
+        self.start == start
+            && matches!(
+                self.phase,
+                Phase::Chunked(_) | Phase::ChunkedUnseen | Phase::Told { .. }
+            )
+    }
+
+    /// Behind the head of a chunked message.
+    fn chunked(&mut self) -> Phase {
+        let start = self.start;
+        self.extents.retain(|extent| extent.start >= start);
+        match self.extents.last() {
+            Some(extent) if extent.start == start => Phase::Told {
+                end: extent.end,
+                body: extent.body,
+            },
+            _ => Phase::Chunked(Chunked::new()),
+        }
+    }
+
+    /// Keeps the end of a message whose head has not come, unless that message is over.
+    fn await_message(&mut self, extent: &Extent) {
+        let is_over = self.proven
+            && (extent.start < self.start
+                || extent.start == self.start && self.phase != Phase::Head);
+        if is_over {
+            return;
+        }
+        self.extents.retain(|known| known.start != extent.start);
+        if self.extents.len() >= EXTENTS_LIMIT {
+            self.extents.remove(0);
+        }
+        self.extents.push(*extent);
     }
 
     /// The end of the current message, when it ends at `position`.
@@ -109,6 +155,10 @@ impl Half {
         let (body_size, complete) = match self.phase {
             Phase::Length { end } => (Some(position - self.body), position >= end),
             Phase::Chunked(chunked) => (Some(chunked.data), true),
+            Phase::Told { end, body } => {
+                let complete = position >= end;
+                (complete.then_some(body), complete)
+            }
             Phase::UntilClose => (Some(position - self.body), true),
             _ => (None, true),
         };
@@ -284,7 +334,7 @@ impl Http1Parser {
             detail,
         }));
         half.phase = match framing {
-            Framing::Chunked => Phase::Chunked(Chunked::new()),
+            Framing::Chunked => half.chunked(),
             Framing::Coded | Framing::Unknown => Phase::UntilTurn,
             Framing::Absent => Phase::Length { end: mark.position },
             Framing::Length(length) => Phase::Length {
@@ -329,7 +379,7 @@ impl Http1Parser {
             leaves || matches!(detail.status, 204 | 304) || expected == Some(Expected::Head);
         half.phase = match detail.framing {
             _ if bodiless => Phase::Length { end: mark.position },
-            Framing::Chunked => Phase::Chunked(Chunked::new()),
+            Framing::Chunked => half.chunked(),
             Framing::Coded | Framing::Absent => Phase::UntilClose,
             Framing::Unknown => Phase::UntilTurn,
             Framing::Length(length) => Phase::Length {
@@ -375,7 +425,7 @@ impl Http1Parser {
     /// Ends a body of known length that is complete.
     fn end_if_reached(&mut self, side: Side, time_ns: u64, items: &mut Vec<Item>) {
         let half = self.half(side);
-        if let Phase::Length { end } = half.phase
+        if let Phase::Length { end } | Phase::Told { end, .. } = half.phase
             && end <= half.next
         {
             self.end(side, end, time_ns, items);
@@ -508,7 +558,7 @@ impl Parser for Http1Parser {
             let taken = match half.phase {
                 Phase::Start | Phase::Head => self.head_bytes(side, mark, rest, items),
                 Phase::Chunked(_) => self.chunked_bytes(side, mark, rest, items),
-                Phase::Length { end } => {
+                Phase::Length { end } | Phase::Told { end, .. } => {
                     let left = end.saturating_sub(half.next);
                     let taken = left.min(rest.len() as u64);
                     half.next += taken;
@@ -543,7 +593,7 @@ impl Parser for Http1Parser {
             Phase::Start | Phase::Head => self.lose(side, Item::Lost(side), items),
             Phase::Chunked(chunked) if length <= chunked.skippable() => chunked.skip(length),
             Phase::Chunked(_) => half.phase = Phase::ChunkedUnseen,
-            Phase::Length { end } => {
+            Phase::Length { end } | Phase::Told { end, .. } => {
                 let end = *end;
                 self.end_if_reached(side, mark.time_ns, items);
                 if to > end {
@@ -577,6 +627,22 @@ impl Parser for Http1Parser {
         }
     }
 
+    fn extent(&mut self, side: Side, extent: &Extent, items: &mut Vec<Item>) {
+        let half = self.half_mut(side);
+        if !half.in_chunked(extent.start) {
+            half.await_message(extent);
+            return;
+        }
+        let &Extent { end, body, .. } = extent;
+        half.phase = Phase::Told { end, body };
+        let (next, last_ns) = (half.next, half.last_ns);
+        self.end_if_reached(side, last_ns, items);
+        if next > end {
+            // What lies behind it was taken for body.
+            self.lose(side, Item::Lost(side), items);
+        }
+    }
+
     fn close(
         &mut self,
         request: &StreamState,
@@ -605,7 +671,7 @@ impl Parser for Http1Parser {
         let half = self.half(side);
         match half.phase {
             Phase::Start | Phase::Head => to <= half.next,
-            Phase::Length { end } => to <= end,
+            Phase::Length { end } | Phase::Told { end, .. } => to <= end,
             _ => true,
         }
     }
