@@ -1,6 +1,7 @@
 //! Which incoming request an outgoing one belongs to. The truth is an id in every path; a wrong link fails, a missing one is counted.
 
 use std::{
+    fs,
     io::Write as _,
     sync::{
         Arc,
@@ -11,12 +12,13 @@ use std::{
     time::Duration,
 };
 
-use anyhow::Result;
+use anyhow::{Context as _, Result, ensure};
+use serde_json::Value;
 
 use super::Scenario;
 use crate::harness::{
     Context, PATIENCE,
-    agent::Setup,
+    agent::{Setup, run_to_end},
     assert_text,
     collector::Collector,
     http::Connection,
@@ -34,6 +36,9 @@ pub(super) const SCENARIOS: &[Scenario] = &[
     Scenario::full("causality_threads_concurrency_16", |context| {
         threads(context, 16)
     }),
+    // 5.10 has no choice of preemption.
+    Scenario::full("causality_threads_preempt_full", threads_preempted)
+        .booted(&["6.1", "6.12", "7.2"], "preempt=full"),
     Scenario::full("causality_nginx_concurrency_1", |context| {
         nginx(context, 1, true)
     }),
@@ -96,6 +101,22 @@ fn threads(context: &mut Context, connections: u32) -> Result<()> {
         may_miss: false,
     };
     measure(context, &work, &(front, port), &back)
+}
+
+/// On a kernel that may preempt a task anywhere, also inside a program: the spare programs are in use, and no link is wrong.
+fn threads_preempted(context: &mut Context) -> Result<()> {
+    let model = fs::read_to_string("/sys/kernel/debug/sched/preempt")
+        .context("this kernel does not say how it preempts")?;
+    ensure!(model.contains("(full)"), "{model}");
+    let ended = run_to_end(&[], &["doctor", "--json"])?;
+    let report: Value = serde_json::from_str(&ended.output)?;
+    let features = report["features"].as_array().context("features")?;
+    let spares = features
+        .iter()
+        .find(|feature| feature["feature"] == "spares")
+        .with_context(|| format!("no spare programs: {report:#}"))?;
+    assert_eq!(spares["works"], true, "{spares:#}");
+    threads(context, 16)
 }
 
 fn nginx(context: &mut Context, connections: u32, keepalive: bool) -> Result<()> {

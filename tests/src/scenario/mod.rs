@@ -78,6 +78,15 @@ impl Scenario {
     const fn cpus(self, cpus: u32) -> Self {
         Self { cpus, ..self }
     }
+
+    /// Only on these kernels, with these words on their command line.
+    const fn booted(self, kernels: &'static [&'static str], append: &'static str) -> Self {
+        Self {
+            kernels: Some(kernels),
+            append: Some(append),
+            ..self
+        }
+    }
 }
 
 /// All scenarios, by area.
