@@ -68,7 +68,7 @@ pub struct Width {
 /// ```
 ///
 /// Sources: Linux `include/linux/net.h`, `include/net/sock.h`, `include/linux/tcp.h`, `include/linux/uio.h`,
-/// `include/linux/sched.h`, `include/net/af_unix.h`, as of 5.10 to 7.2; each renaming is noted at its entry.
+/// `include/linux/sched.h`, `include/linux/skbuff.h`, `include/net/tcp.h`, `include/net/af_unix.h`, as of 5.10 to 7.2; each renaming is noted at its entry.
 #[macro_export]
 macro_rules! for_each_kernel_field {
     ($($callback:tt)+) => {
@@ -131,6 +131,13 @@ macro_rules! for_each_kernel_field {
                 O_TCP_SOCK_BYTES_RECEIVED: OPTIONAL, 8, [("tcp_sock", "bytes_received")];
                 /// Upper layer protocol (kTLS); not null where `write_seq` counts ciphertext.
                 O_INET_CONNECTION_SOCK_ICSK_ULP_OPS: OPTIONAL, 8, [("inet_connection_sock", "icsk_ulp_ops")];
+
+                /// What the protocol keeps with a packet: a `struct tcp_skb_cb` for TCP.
+                O_SK_BUFF_CB: OPTIONAL, ANY, [("sk_buff", "cb")];
+                /// Bytes of a packet: of payload, where TCP keeps it to send it again.
+                O_SK_BUFF_LEN: OPTIONAL, 4, [("sk_buff", "len")];
+                /// Sequence number of a segment's first byte.
+                O_TCP_SKB_CB_SEQ: OPTIONAL, 4, [("tcp_skb_cb", "seq")];
 
                 /// The `struct iov_iter` inside a `struct msghdr`.
                 O_MSGHDR_MSG_ITER: REQUIRED, ANY, [("msghdr", "msg_iter")];

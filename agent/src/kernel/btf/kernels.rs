@@ -14,7 +14,7 @@ const KERNELS: [(&str, &[u8]); 4] = [
 ];
 
 /// What the headers of each kernel give when read by hand: `include/net/sock.h` (`struct sock_common`),
-/// `include/linux/net.h`, `include/linux/socket.h`, `include/linux/uio.h`, for x86-64.
+/// `include/linux/net.h`, `include/linux/skbuff.h`, `include/net/tcp.h`, `include/linux/socket.h`, `include/linux/uio.h`, for x86-64.
 const BY_HAND: &[(&str, [u32; 4])] = &[
     ("O_SOCKET_SK", [24, 24, 24, 24]),
     ("O_SOCK_COMMON_SKC_DADDR", [0, 0, 0, 0]),
@@ -26,6 +26,9 @@ const BY_HAND: &[(&str, [u32; 4])] = &[
     ("O_SOCK_COMMON_SKC_NET", [48, 48, 48, 48]),
     ("O_SOCK_COMMON_SKC_V6_DADDR", [56, 56, 56, 56]),
     ("O_SOCK_COMMON_SKC_V6_RCV_SADDR", [72, 72, 72, 72]),
+    ("O_SK_BUFF_CB", [40, 40, 40, 40]),
+    ("O_SK_BUFF_LEN", [112, 112, 112, 112]),
+    ("O_TCP_SKB_CB_SEQ", [0, 0, 0, 0]),
     ("O_MSGHDR_MSG_ITER", [16, 16, 16, 16]),
     ("O_IOV_ITER_ITER_TYPE", [0, 0, 0, 0]),
     ("O_IOV_ITER_IOV_OFFSET", [8, 8, 8, 8]),
