@@ -10,10 +10,14 @@ use agent_common::abi::Decision;
 use crate::{
     process::ProcessKey,
     protocol::{End, Item, Request, Response, Side},
+    telemetry::Counters,
 };
 
 /// Interim responses remembered of one exchange.
 const INTERIM_LIMIT: usize = 8;
+
+/// Retransmissions remembered of one exchange; the others are only counted.
+const RESENT_LIMIT: usize = 16;
 
 /// A decision with when and for whom it was made.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -90,6 +94,17 @@ pub struct Previous {
     pub resend_count: u32,
 }
 
+/// Bytes of a message that TCP sent again.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Resent {
+    /// Position behind the last one.
+    pub end: u64,
+    /// How many.
+    pub bytes: u32,
+    /// CLOCK_MONOTONIC nanoseconds.
+    pub time_ns: u64,
+}
+
 /// A request with its response.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Exchange {
@@ -109,6 +124,10 @@ pub struct Exchange {
     pub rejected: Option<&'static str>,
     /// The failed attempt that it repeats.
     pub previous: Option<Previous>,
+    /// What TCP sent again of the message that the process sends, in the order in which it was noted.
+    pub resent: Vec<Resent>,
+    /// How often TCP did, those not in `resent` included.
+    pub resent_count: u32,
     /// What went wrong, and when that was known.
     pub failure: Option<(Failure, u64)>,
     request_lost: bool,
@@ -126,6 +145,8 @@ impl Exchange {
             decided,
             rejected: None,
             previous: None,
+            resent: Vec::new(),
+            resent_count: 0,
             failure: None,
             request_lost: false,
             reported: false,
@@ -141,6 +162,15 @@ impl Exchange {
             (None, None) => self.request.head_end_ns,
         };
         end.max(self.request.start_ns)
+    }
+
+    /// Positions of the first byte of a message, and behind its last one where its end is known.
+    fn range(&self, side: Side) -> Option<(u64, Option<u64>)> {
+        let (start, end) = match side {
+            Side::Request => (self.request.position, self.request_end),
+            Side::Response => (self.response?.position, self.response_end),
+        };
+        Some((start, end.map(|end| start.saturating_add(end.wire_size))))
     }
 
     fn is_done(&self) -> bool {
@@ -288,6 +318,29 @@ impl Exchanges {
         })
     }
 
+    /// Notes bytes that were sent again at the exchange whose message has the last of them, and counts it; false when there is none.
+    pub fn resend(&mut self, side: Side, resent: Resent, counters: &Counters) -> bool {
+        let mut newest_first = self.queue.iter_mut().rev();
+        let begun = newest_first.find(|exchange| {
+            let range = exchange.range(side);
+            range.is_some_and(|(start, _)| start < resent.end)
+        });
+        let Some(exchange) = begun.filter(|exchange| {
+            let end = exchange.range(side).and_then(|(_, end)| end);
+            !exchange.reported && end.is_none_or(|end| resent.end <= end)
+        }) else {
+            return false;
+        };
+        exchange.resent_count = exchange.resent_count.saturating_add(1);
+        if exchange.resent.len() < RESENT_LIMIT {
+            exchange.resent.push(resent);
+            counters.retransmissions_attributed.increment();
+        } else {
+            counters.retransmissions_over_limit.increment();
+        }
+        true
+    }
+
     /// The newest request.
     pub fn newest_mut(&mut self) -> Option<&mut Exchange> {
         self.queue.back_mut()
@@ -318,7 +371,11 @@ impl Exchanges {
     pub fn footprint(&self) -> usize {
         self.queue
             .iter()
-            .map(|exchange| size_of::<Exchange>() + exchange.request.detail.footprint())
+            .map(|exchange| {
+                size_of::<Exchange>()
+                    + exchange.request.detail.footprint()
+                    + size_of_val(exchange.resent.as_slice())
+            })
             .sum()
     }
 

@@ -6,8 +6,8 @@ use std::{ops::Range, sync::Arc};
 
 use agent_common::abi::{
     ABI_VERSION, Close, CloseReason, Decision, DecisionRecord, Direction, Header, Kind,
-    LiveRequest, MessageEnd, Open, Origin, PolicyKind, Role, Segment, SlotKind, StreamState,
-    segment_flags,
+    LiveRequest, MessageEnd, Open, Origin, PolicyKind, Retransmit, Role, Segment, SlotKind,
+    StreamState, segment_flags,
 };
 use zerocopy::{FromZeros, IntoBytes};
 
@@ -27,6 +27,7 @@ enum Fixed {
     Decision(DecisionRecord),
     MessageEnd(MessageEnd),
     Close(Close),
+    Retransmit(Retransmit),
 }
 
 /// One record with its payload.
@@ -46,6 +47,7 @@ impl Record {
             Fixed::Decision(record) => Event::Decision(record),
             Fixed::MessageEnd(record) => Event::MessageEnd(record),
             Fixed::Close(close) => Event::Close(close),
+            Fixed::Retransmit(record) => Event::Retransmit(record),
         }
     }
 
@@ -58,6 +60,7 @@ impl Record {
             Fixed::Decision(record) => record.as_bytes(),
             Fixed::MessageEnd(record) => record.as_bytes(),
             Fixed::Close(close) => close.as_bytes(),
+            Fixed::Retransmit(record) => record.as_bytes(),
         };
         [fixed, &self.payload].concat()
     }
@@ -79,7 +82,7 @@ impl Record {
         match &mut self.fixed {
             Fixed::Segment(segment) => segment.dropped += records,
             Fixed::Close(close) => close.dropped += records,
-            Fixed::Open(_) | Fixed::Decision(_) | Fixed::MessageEnd(_) => {}
+            Fixed::Open(_) | Fixed::Decision(_) | Fixed::MessageEnd(_) | Fixed::Retransmit(_) => {}
         }
     }
 }
@@ -259,6 +262,16 @@ impl Socket {
         self.push(Fixed::MessageEnd(record), &[]);
     }
 
+    /// TCP sends the bytes before `end` again.
+    pub fn resend(&mut self, end: u64, length: u32) {
+        let record = Retransmit {
+            header: self.header(Kind::Retransmit, end, 0),
+            length,
+            reserved: [0; 4],
+        };
+        self.push(Fixed::Retransmit(record), &[]);
+    }
+
     /// The connection ends with this errno, 0 for a close in order.
     pub fn close(&mut self, error: u32) {
         self.end(error, 0);
@@ -346,6 +359,7 @@ impl Socket {
             Kind::Decision => size_of::<DecisionRecord>(),
             Kind::Open => size_of::<Open>(),
             Kind::MessageEnd => size_of::<MessageEnd>(),
+            Kind::Retransmit => size_of::<Retransmit>(),
             _ => size_of::<Close>(),
         };
         Header {

@@ -117,6 +117,10 @@ counters! {
     RequestsContended = 46, "requests_contended";
     /// Chunked bodies whose lines could not be followed to their end, so that their size without framing is left out.
     ChunkFramingLost = 47, "chunk_framing_lost";
+    /// Segments with bytes that TCP sent again on followed connections: each is a record, or one more lost to a full ring buffer.
+    RetransmissionsSeen = 48, "retransmissions_seen";
+    /// Segments sent again that carry no bytes of a message: SYN and FIN.
+    RetransmissionsEmpty = 49, "retransmissions_empty";
 }
 
 impl Counter {

@@ -13,6 +13,7 @@ mod decision;
 mod injection;
 mod map;
 mod process;
+mod retransmit;
 mod segment;
 
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
@@ -27,6 +28,7 @@ pub use self::{
         Verdict,
     },
     process::{Exec, Exit, Fork},
+    retransmit::Retransmit,
     segment::{
         Direction, MessageEnd, PAYLOAD_BLOCK, Segment, SlotKind, StreamState, segment_flags,
     },
@@ -57,6 +59,8 @@ pub enum Kind {
     Release = 8,
     /// [`MessageEnd`]: the end of a chunked message, which its head does not tell.
     MessageEnd = 9,
+    /// [`Retransmit`]: TCP sent bytes of a connection again.
+    Retransmit = 10,
 }
 
 impl Kind {
@@ -73,6 +77,7 @@ impl Kind {
             7 => Self::Fork,
             8 => Self::Release,
             9 => Self::MessageEnd,
+            10 => Self::Retransmit,
             _ => return None,
         })
     }

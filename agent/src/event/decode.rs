@@ -68,6 +68,7 @@ pub fn decode(record: &[u8]) -> Result<Event<'_>, Refused> {
         Kind::Fork => Event::Fork(view(record).ok_or(length)?),
         Kind::Release => Event::Release(view(record).ok_or(length)?),
         Kind::MessageEnd => Event::MessageEnd(view(record).ok_or(length)?),
+        Kind::Retransmit => Event::Retransmit(view(record).ok_or(length)?),
     })
 }
 
@@ -134,6 +135,7 @@ pub(super) mod tests {
             Kind::Fork => size_of::<abi::Fork>(),
             Kind::Release => size_of::<Header>(),
             Kind::MessageEnd => size_of::<abi::MessageEnd>(),
+            Kind::Retransmit => size_of::<abi::Retransmit>(),
         }
     }
 
@@ -170,6 +172,7 @@ pub(super) mod tests {
             Kind::Fork,
             Kind::Release,
             Kind::MessageEnd,
+            Kind::Retransmit,
         ])
     }
 
@@ -185,6 +188,7 @@ pub(super) mod tests {
             Event::Fork(record) => record.as_bytes().to_vec(),
             Event::Release(record) => record.as_bytes().to_vec(),
             Event::MessageEnd(record) => record.as_bytes().to_vec(),
+            Event::Retransmit(record) => record.as_bytes().to_vec(),
         }
     }
 

@@ -33,6 +33,8 @@ pub enum Event<'a> {
     Release(&'a abi::Header),
     /// A chunked message ends there.
     MessageEnd(&'a abi::MessageEnd),
+    /// TCP sent bytes again.
+    Retransmit(&'a abi::Retransmit),
 }
 
 /// CLOCK_MONOTONIC and real time, read together.

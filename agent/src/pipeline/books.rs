@@ -13,6 +13,8 @@ pub(super) struct Open {
     pub(super) waiting: usize,
     /// Spans that nobody has taken.
     pub(super) ready: usize,
+    /// Retransmissions whose message is not known yet.
+    pub(super) resent: usize,
 }
 
 /// Sums that no public counter holds.
@@ -73,6 +75,16 @@ pub(super) fn discrepancies(counters: &Counters, tally: Tally, open: Open) -> Ve
             ("joined", counters.decisions_joined.get()),
             ("unobserved", counters.decisions_unobserved.get()),
             ("open", open.decisions as u64),
+        ],
+    );
+    check(
+        "retransmissions",
+        counters.retransmissions.get(),
+        &[
+            ("attributed", counters.retransmissions_attributed.get()),
+            ("unattributed", counters.retransmissions_unattributed.get()),
+            ("over limit", counters.retransmissions_over_limit.get()),
+            ("open", open.resent as u64),
         ],
     );
     lines

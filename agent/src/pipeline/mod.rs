@@ -7,6 +7,7 @@ mod books;
 mod config;
 mod core;
 mod feed;
+mod retransmissions;
 #[cfg(test)]
 mod tests;
 mod track;
@@ -116,6 +117,7 @@ impl Pipeline {
         for tracked in self.connections.iter() {
             open.exchanges += tracked.open_exchanges();
             open.decisions += tracked.open_decisions();
+            open.resent += tracked.open_retransmissions();
         }
         self.core.balance(open)
     }
@@ -140,6 +142,7 @@ impl Pipeline {
                 self.exited.push_back((exit.header.time_ns, key));
             }
             Event::MessageEnd(end) => self.message_end(end),
+            Event::Retransmit(record) => self.retransmit(record),
             Event::Exec(_) | Event::Fork(_) | Event::Release(_) => {}
         }
     }
@@ -203,6 +206,19 @@ impl Pipeline {
             process,
         };
         tracked.decide(decided, &mut self.core);
+        Self::list(slot, tracked, &mut self.active);
+    }
+
+    fn retransmit(&mut self, record: &abi::Retransmit) {
+        let counters = &self.core.counters;
+        counters.retransmissions.increment();
+        let slot = self.connections.find(record.header.connection);
+        let found = slot.and_then(|slot| Some((slot, self.connections.get_mut(slot)?)));
+        let Some((slot, tracked)) = found else {
+            counters.retransmissions_unattributed.increment();
+            return;
+        };
+        tracked.retransmit(record, &self.core);
         Self::list(slot, tracked, &mut self.active);
     }
 

@@ -1,13 +1,14 @@
 //! One connection on its way through the stages: streams, parser, exchanges, decisions.
 
 use agent_common::abi::{
-    Close, CloseReason, Direction, LiveRequest, MessageEnd, Open, Segment, StreamState,
+    Close, CloseReason, Direction, LiveRequest, MessageEnd, Open, Retransmit, Segment, StreamState,
     segment_flags,
 };
 
 use super::{
     core::{Core, nanoseconds},
     feed::{Feed, Speech, side_of},
+    retransmissions::Retransmissions,
 };
 use crate::{
     conn::{Connection, Hold, Piece, Start, Stream, process_key},
@@ -61,6 +62,7 @@ pub(super) struct Tracked {
     hold: Hold,
     /// Ends of messages that came before the protocol was known.
     extents: Extents,
+    resent: Retransmissions,
     /// Positions read since the last record: they hold if no record comes before the next tick.
     live: Option<Box<[StreamState; 2]>>,
     /// Ticks for which a stream has been ahead of its reader.
@@ -114,6 +116,7 @@ impl Tracked {
             decisions: Decisions::default(),
             hold: Hold::default(),
             extents: Extents::default(),
+            resent: Retransmissions::default(),
             live: None,
             lag_ticks: 0,
             gone_ticks: 0,
@@ -144,12 +147,17 @@ impl Tracked {
         self.decisions.len()
     }
 
+    pub(super) const fn open_retransmissions(&self) -> usize {
+        self.resent.len()
+    }
+
     /// Whether time alone can change something here.
     pub(super) fn is_active(&self) -> bool {
         self.suspected
             || self.gone_ticks > 0
             || self.live.is_some()
             || !self.hold.is_empty()
+            || !self.resent.is_empty()
             || !self.exchanges.is_empty()
             || !self.decisions.is_empty()
             || self.wants_position()
@@ -199,6 +207,24 @@ impl Tracked {
         core.decision_read(&decided);
         if let Some(oldest) = self.decisions.push(decided) {
             self.unobserved(oldest, core);
+        }
+    }
+
+    /// Takes a record of bytes that were sent again.
+    pub(super) fn retransmit(&mut self, record: &Retransmit, core: &Core) {
+        self.resent.push(record, &core.counters);
+        self.settle_resent(core);
+    }
+
+    /// Gives what was sent again to its exchange, where that is known.
+    fn settle_resent(&mut self, core: &Core) {
+        if !self.resent.is_empty()
+            && let Speech::Parsed(_, requests) = self.speech
+        {
+            let side = side_of(Direction::Send, requests);
+            let next = self.connection.streams[Direction::Send as usize].next();
+            self.resent
+                .settle(side, next, &mut self.exchanges, &core.counters);
         }
     }
 
@@ -399,10 +425,12 @@ impl Tracked {
                 Noted::Nothing => {}
             }
             if self.exchanges.has_finished() {
+                self.settle_resent(core);
                 self.finish_exchanges(requests, core);
             }
         }
         core.items = items;
+        self.settle_resent(core);
     }
 
     fn finish_exchanges(&mut self, requests: Direction, core: &mut Core) {
@@ -452,6 +480,8 @@ impl Tracked {
             self.apply_live(&states, core);
         }
         self.settle_lag(core);
+        self.settle_resent(core);
+        self.resent.expire(core.now_ns, &core.counters);
         self.expire(core);
         self.account(core);
         true
@@ -583,9 +613,11 @@ impl Tracked {
             let in_order = ending.failure.is_none();
             parser.close(request, response, in_order, &mut core.items);
             self.note(core);
+            self.settle_resent(core);
             self.exchanges.close(ending);
             self.finish_exchanges(requests, core);
         }
+        self.resent.give_up(&core.counters);
         while let Some(decided) = self.decisions.give_up(|_| true) {
             self.unobserved(decided, core);
         }

@@ -500,7 +500,7 @@ impl Inner {
                     injector.let_go(header.connection);
                 }
             }
-            Event::Close(_) | Event::MessageEnd(_) => {}
+            Event::Close(_) | Event::MessageEnd(_) | Event::Retransmit(_) => {}
         }
     }
 

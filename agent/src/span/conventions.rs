@@ -67,6 +67,10 @@ pub const UNDERTRACE_PARENT_CONFIDENCE: &str = "undertrace.parent.confidence";
 pub const UNDERTRACE_PROPAGATED: &str = "undertrace.propagated";
 /// `true` where the response was lost to the agent, so that nothing is known of it.
 pub const UNDERTRACE_RESPONSE_UNSEEN: &str = "undertrace.response.unseen";
+/// How often TCP sent bytes of the message again that the process sent; absent for never.
+pub const UNDERTRACE_RETRANSMISSION_COUNT: &str = "undertrace.retransmission.count";
+/// Of an event: bytes that were sent again.
+pub const UNDERTRACE_RETRANSMISSION_BYTES: &str = "undertrace.retransmission.bytes";
 /// Why a link stands there: `parent_answered`, `parent_unknown`, `untrusted`, `previous_attempt`.
 pub const UNDERTRACE_LINK_REASON: &str = "undertrace.link.reason";
 
@@ -76,6 +80,10 @@ pub const EVENT_REQUEST_HEAD: &str = "undertrace.request.head_complete";
 pub const EVENT_INTERIM_RESPONSE: &str = "undertrace.response.interim";
 /// Event: the first byte of the final response.
 pub const EVENT_RESPONSE_FIRST_BYTE: &str = "undertrace.response.first_byte";
+/// Event of a client's span: TCP sent bytes of the request again.
+pub const EVENT_REQUEST_RETRANSMISSION: &str = "undertrace.request.retransmission";
+/// Event of a server's span: TCP sent bytes of the response again.
+pub const EVENT_RESPONSE_RETRANSMISSION: &str = "undertrace.response.retransmission";
 
 /// `error.type` of a span whose id was given to its receiver, but whose message was not seen.
 pub const ERROR_UNOBSERVED: &str = "unobserved";

@@ -74,7 +74,7 @@ pub fn span(parts: &Parts<'_>) -> Span {
         end_unix_ns: clock.to_unix_ns(exchange.end_ns()).max(start_unix_ns),
         status,
         attributes,
-        events: events(exchange, clock),
+        events: events(exchange, kind, clock),
         links: links(context, exchange.previous),
         resource: parts.resource.clone(),
     }
@@ -253,6 +253,13 @@ fn sizes(exchange: &Exchange, attributes: &mut Attributes) {
             end.wire_size,
         );
     }
+    if exchange.resent_count > 0 {
+        number(
+            attributes,
+            name::UNDERTRACE_RETRANSMISSION_COUNT,
+            u64::from(exchange.resent_count),
+        );
+    }
 }
 
 fn origin(context: &Context, attributes: &mut Attributes) {
@@ -292,7 +299,7 @@ fn trace_state(head: &RequestHead, context: &Context) -> Option<Box<str>> {
     carried.then(|| head.trace_state().into())
 }
 
-fn events(exchange: &Exchange, clock: ClockPair) -> Events {
+fn events(exchange: &Exchange, kind: SpanKind, clock: ClockPair) -> Events {
     let mut events = Events::new();
     let mut event = |time_ns: u64, name: &'static str, attributes: Attributes| {
         events.push(SpanEvent {
@@ -321,6 +328,19 @@ fn events(exchange: &Exchange, clock: ClockPair) -> Events {
             name::EVENT_RESPONSE_FIRST_BYTE,
             Attributes::default(),
         );
+    }
+    let resent = match kind {
+        SpanKind::Client => name::EVENT_REQUEST_RETRANSMISSION,
+        SpanKind::Server => name::EVENT_RESPONSE_RETRANSMISSION,
+    };
+    for part in &exchange.resent {
+        let mut attributes = Attributes::default();
+        number(
+            &mut attributes,
+            name::UNDERTRACE_RETRANSMISSION_BYTES,
+            u64::from(part.bytes),
+        );
+        event(part.time_ns, resent, attributes);
     }
     events.sort_by_key(|event| event.time_unix_ns);
     events

@@ -67,6 +67,14 @@ counters! {
     stream_gap_bytes;
     /// Segments dropped because they came too late or twice.
     segments_stale;
+    /// Retransmissions read from the kernel.
+    retransmissions;
+    /// Retransmissions that their exchange keeps: events of its span.
+    retransmissions_attributed;
+    /// Retransmissions of nothing that was open: their span was complete, or there is none.
+    retransmissions_unattributed;
+    /// Retransmissions beyond those that a span or a connection keeps.
+    retransmissions_over_limit;
     /// Requests recognised.
     messages_request;
     /// Responses recognised.

@@ -205,7 +205,8 @@ fn blank_record(record: &mut [u8]) {
             | Kind::Exit
             | Kind::Fork
             | Kind::Release
-            | Kind::MessageEnd,
+            | Kind::MessageEnd
+            | Kind::Retransmit,
         ) => Some(record.len()),
         None => None,
     };

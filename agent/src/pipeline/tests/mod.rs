@@ -6,6 +6,7 @@ mod extents;
 mod framing;
 mod loss;
 mod properties;
+mod retransmissions;
 
 use agent_common::abi::{Direction, Role};
 
