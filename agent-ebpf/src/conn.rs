@@ -502,6 +502,14 @@ pub(crate) fn unwrap(socket: &mut Socket, sk: u64, write_seq: u32, copied_seq: u
     *read = read.wrapping_add(delta);
 }
 
+/// Position in the stream of what was sent of the byte with this sequence number, with so many bytes of ours before it.
+#[inline(always)]
+pub(crate) fn sent_position(socket: &Socket, sequence: u32, inserted: u32) -> u64 {
+    let sent = socket.streams[Direction::Send as usize].state.position;
+    let base = socket.send_base.wrapping_add(inserted);
+    sent.wrapping_add(distance(sent, base, sequence))
+}
+
 /// Whether all that was read of the connection is accounted for.
 #[inline(always)]
 pub(crate) fn has_read(sk: u64) -> bool {

@@ -95,6 +95,27 @@ pub(crate) fn refresh(sk: u64, socket: &mut Socket, write_seq: Option<u32>, with
     }
 }
 
+/// Bytes of ours before this sequence number; where it lies in the newest send with any, or before, those of that send may be among them.
+#[inline(always)]
+pub(crate) fn inserted(sk: u64, socket: &Socket, sequence: u32) -> u32 {
+    if global!(INJECT) == 0 || !socket.has(flags::INJECTABLE) {
+        return socket.inserted;
+    }
+    let Some(injection) = find(sk) else {
+        return socket.inserted;
+    };
+    let injection: *const Injection = injection;
+    // SAFETY: a word of the entry, in the order of `refresh`.
+    let inserted = unsafe { (&raw const (*injection).inserted).read_volatile() };
+    // SAFETY: as above.
+    let until = unsafe { (&raw const (*injection).until).read_volatile() };
+    if (sequence.wrapping_sub(until) as i32) < 0 {
+        socket.inserted
+    } else {
+        inserted
+    }
+}
+
 /// A connection is over.
 #[inline(always)]
 pub(crate) fn forget(sk: u64, socket: &Socket) {

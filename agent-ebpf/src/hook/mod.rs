@@ -3,6 +3,7 @@
 pub(crate) mod inet;
 pub(crate) mod live;
 pub(crate) mod process;
+pub(crate) mod retransmit;
 pub(crate) mod state;
 pub(crate) mod unix;
 pub(crate) mod wait;

@@ -62,6 +62,8 @@ pub enum Feature {
     Waits,
     /// Positions of idle connections.
     LivePositions,
+    /// What TCP sends again.
+    Retransmissions,
     /// Programs that stand in where the kernel skips those of sends and receives; only for kernels that preempt. Each is of use without the others.
     Spares,
 }
@@ -78,6 +80,7 @@ impl Feature {
         Self::Processes,
         Self::Waits,
         Self::LivePositions,
+        Self::Retransmissions,
         Self::Spares,
     ];
 
@@ -106,6 +109,7 @@ impl Feature {
             Self::Processes => "process life",
             Self::Waits => "event-loop rules",
             Self::LivePositions => "idle connections",
+            Self::Retransmissions => "retransmissions",
             Self::Spares => "preempted programs",
         }
     }
@@ -129,6 +133,7 @@ impl Feature {
             Self::LivePositions => {
                 "a span whose end follows no other traffic is complete only with the connection's next request"
             }
+            Self::Retransmissions => "spans do not tell what TCP had to send again",
             Self::Spares => {
                 "sends and receives are missed while another thread is preempted inside a program"
             }
@@ -252,6 +257,12 @@ pub const HOOKS: &[Hook] = &[
         "live_positions",
         Attach::Run,
         Feature::LivePositions,
+        Stage::Context,
+    ),
+    Hook::new(
+        "tcp_retransmit_skb",
+        Attach::Tracepoint("tcp_retransmit_skb"),
+        Feature::Retransmissions,
         Stage::Context,
     ),
     Hook::new(
