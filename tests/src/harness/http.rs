@@ -342,6 +342,37 @@ impl Connection {
         )
     }
 
+    /// Waits until at least so many bytes lie unread in the kernel.
+    ///
+    /// # Errors
+    /// When they do not come in time.
+    pub(crate) fn wait_until_unread(&self, least: u64) -> Result<()> {
+        wait_for(
+            || format!("{least} unread bytes"),
+            PATIENCE,
+            || (self.unread().ok()? >= least).then_some(()),
+        )
+    }
+
+    /// Takes what lies unread in the kernel, for the next response.
+    ///
+    /// # Errors
+    /// When the connection is broken.
+    pub(crate) fn take_unread(&mut self) -> Result<()> {
+        let until = self.buffer.len() + usize::try_from(self.unread()?)?;
+        while self.buffer.len() < until {
+            ensure!(self.fill()? > 0, "the connection ended");
+        }
+        Ok(())
+    }
+
+    fn unread(&self) -> Result<u64> {
+        Ok(match &self.stream {
+            Stream::Tcp(stream) => rustix::io::ioctl_fionread(stream)?,
+            Stream::Unix(stream) => rustix::io::ioctl_fionread(stream)?,
+        })
+    }
+
     /// Ends the connection with a reset instead of a FIN.
     ///
     /// # Errors

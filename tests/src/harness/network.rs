@@ -135,6 +135,62 @@ impl Drop for Routed {
     }
 }
 
+/// As long as it lives, the router drops what goes to one address, and says so to nobody.
+#[derive(Debug)]
+pub(crate) struct Loss<'a> {
+    net: &'a Routed,
+    address: &'static str,
+}
+
+impl<'a> Loss<'a> {
+    /// Nothing reaches the client.
+    ///
+    /// # Errors
+    /// When the router does not take the route.
+    pub(crate) fn to_client(net: &'a Routed) -> Result<Self> {
+        Self::to(net, "10.77.1.2/32")
+    }
+
+    /// Nothing reaches the server.
+    ///
+    /// # Errors
+    /// When the router does not take the route.
+    pub(crate) fn to_server(net: &'a Routed) -> Result<Self> {
+        Self::to(net, "10.77.2.2/32")
+    }
+
+    fn to(net: &'a Routed, address: &'static str) -> Result<Self> {
+        ip(&["-n", &net.router, "route", "add", "blackhole", address])?;
+        Ok(Self { net, address })
+    }
+}
+
+impl Drop for Loss<'_> {
+    fn drop(&mut self) {
+        let router = &self.net.router;
+        let _ = ip(&["-n", router, "route", "del", "blackhole", self.address]);
+    }
+}
+
+/// Segments that TCP has sent again in a network namespace (`RetransSegs` of /proc/net/snmp, RFC 4022).
+///
+/// # Errors
+/// When the namespace cannot be entered, or has no such count.
+pub(crate) fn retransmitted(namespace: &str) -> Result<u64> {
+    inside(namespace, || {
+        let text = std::fs::read_to_string("/proc/thread-self/net/snmp")?;
+        let mut lines = text.lines().filter(|line| line.starts_with("Tcp:"));
+        let (names, values) = (lines.next(), lines.next());
+        let mut pairs = names
+            .into_iter()
+            .flat_map(str::split_whitespace)
+            .zip(values.into_iter().flat_map(str::split_whitespace));
+        let found = pairs.find(|(name, _)| *name == "RetransSegs");
+        let (_, value) = found.context("no RetransSegs")?;
+        Ok(value.parse()?)
+    })
+}
+
 /// Runs `work` on a thread inside a network namespace.
 ///
 /// # Errors

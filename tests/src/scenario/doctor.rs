@@ -12,7 +12,7 @@ pub(super) const SCENARIOS: &[Scenario] = &[
 ];
 
 /// What all kernels of the matrix have; those that preempt have spare programs too.
-const FEATURES: [&str; 9] = [
+const FEATURES: [&str; 10] = [
     "inet",
     "inet6",
     "unix",
@@ -22,6 +22,7 @@ const FEATURES: [&str; 9] = [
     "processes",
     "waits",
     "live_positions",
+    "retransmissions",
 ];
 
 /// Every feature works, without a reason why not, and by a hook that is in use; a call costs something.

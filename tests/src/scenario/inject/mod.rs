@@ -58,7 +58,7 @@ pub(super) const SCENARIOS: &[Scenario] = &[
 const REFUSAL: &str = "no header is written on this kernel";
 
 /// Whether the agent writes headers on this kernel.
-fn injects(agent: &Agent) -> Result<bool> {
+pub(super) fn injects(agent: &Agent) -> Result<bool> {
     let output = agent.output();
     let refused = output.contains("no trace context is written into requests");
     let works = output.contains("trace context is written into requests on connections");
