@@ -105,6 +105,10 @@ pub(crate) fn run_here(name: &str, results: Option<&Path>) -> ExitCode {
             .unwrap_or_else(std::sync::PoisonError::into_inner);
         slot.get_or_insert_with(|| info.to_string());
     }));
+    // A page that nobody touched cannot be read by kernel programs, and scenarios send constants of this program: all of it is fetched now.
+    if let Err(error) = rustix::mm::mlockall(rustix::mm::MlockAllFlags::CURRENT) {
+        println!("constants of the first sends may be unreadable: {error}");
+    }
     let mut context = None;
     let ended = panic::catch_unwind(AssertUnwindSafe(|| {
         let scenario = scenario::find(name)?;

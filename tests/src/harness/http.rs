@@ -6,6 +6,7 @@ use std::{
     net::{SocketAddr, TcpStream},
     num::NonZeroU32,
     os::{fd::OwnedFd, unix::net::UnixStream},
+    thread,
     time::Duration,
 };
 
@@ -339,7 +340,10 @@ impl Connection {
             || "the server to read".into(),
             PATIENCE,
             || (unread(port, own) == 0).then_some(()),
-        )
+        )?;
+        // The kernel's count moves before the read has ended: what looks at it from there comes a moment later.
+        thread::sleep(Duration::from_millis(50));
+        Ok(())
     }
 
     /// Waits until at least so many bytes lie unread in the kernel.

@@ -164,9 +164,7 @@ fn peek_and_discard(context: &mut Context) -> Result<()> {
 
 /// A server that listens with Multipath TCP, reached by a plain and by a multipath client.
 fn mptcp_listener(context: &mut Context) -> Result<()> {
-    // From the heap: a constant's page, untouched before, cannot be read by a program at the first send.
-    let answer = ANSWER.to_vec();
-    let server = Scripted::start_mptcp(context, move |stream, _| stream.write_all(&answer))?;
+    let server = Scripted::start_mptcp(context, |stream, _| stream.write_all(ANSWER))?;
     let port = server.port();
     let collector = Collector::start()?;
     let agent = Setup::grpc(&collector).port(port).start(context)?;
