@@ -474,13 +474,17 @@ pub(crate) fn close(sk: u64, reason: CloseReason) {
     let _ = SOCKETS.remove(sk);
 }
 
-/// What a direction has seen; the tail only where it belongs to the position.
+/// What a direction has seen; the tail only where it belongs to the position, and all ones inside a chunked body that is followed.
 #[inline(always)]
 pub(crate) fn state_of(stream: &Stream) -> State {
     let mut state = stream.state;
-    if stream.tail_end != state.position {
-        state.tail = [0; 2];
-    }
+    // Nobody shall take it for the end of a body there: that is told by a record. Without branches, which would cost more stack than there is.
+    let followed = u64::from(stream.phase == Phase::Chunked as u8).wrapping_neg();
+    let known = u64::from(stream.tail_end == state.position).wrapping_neg();
+    state.tail = [
+        state.tail[0] & known | followed,
+        state.tail[1] & known | followed,
+    ];
     state
 }
 

@@ -296,15 +296,18 @@ pub(crate) fn forward_key(pid_tgid: u64, trace_id: [u64; 2], span_id: u64) -> Fo
 /// Closes the open request of a connection.
 ///
 /// Two CPUs may come to that at one time (its answer is sent while its connection ends, or while user space gives it up). Subtracted twice, its thread
-/// would seem to have one request fewer than it has, and a call would get a parent where it must have none: who finds another claim leaves it.
+/// would seem to have one request fewer than it has, and a call would get a parent where it must have none: who finds another claim takes its own back and
+/// leaves the request, if need be to whoever comes next (the connection's next request, its end, or its age).
 #[inline(always)]
 pub(crate) fn close(sk: u64, socket: &mut Socket) {
     let claims = &socket.request.claims;
     add(claims, 1);
     // SAFETY: an aligned word of the map.
-    if unsafe { core::ptr::from_ref(claims).read_volatile() } == 1 {
+    // 0 where a claim of the request before this one was taken back late.
+    if unsafe { core::ptr::from_ref(claims).read_volatile() } <= 1 {
         subtract(sk, socket);
     } else {
+        add(claims, 1u64.wrapping_neg());
         count(Counter::RequestsContended);
     }
 }

@@ -134,7 +134,8 @@ pub(crate) struct Work {
     pub(crate) emitted: u64,
     /// Bytes of the segment up to which user space gets them all.
     pub(crate) shipped: u32,
-    pub(crate) reserved_chunks: u32,
+    /// 1: the end of a message could not be told by a record.
+    pub(crate) untold: u32,
     /// The chunked body at hand.
     pub(crate) chunks: Chunks,
     pub(crate) ended: MessageEnd,

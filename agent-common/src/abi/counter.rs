@@ -113,7 +113,7 @@ counters! {
     ContextsUntrusted = 44, "contexts_untrusted";
     /// Server requests given up because they were open for too long.
     RequestsExpired = 45, "requests_expired";
-    /// Server requests that two CPUs closed at one time. Both may have left it to the other: the calls of its thread are then left without a parent.
+    /// Attempts to close a server request while another CPU did; where each left it to the other, it stays counted until the connection's next request.
     RequestsContended = 46, "requests_contended";
     /// Chunked bodies whose lines could not be followed to their end, so that their size without framing is left out.
     ChunkFramingLost = 47, "chunk_framing_lost";

@@ -137,7 +137,7 @@ const _: () = assert!(size_of::<Segment>() == 224 && align_of::<Segment>() == 8)
 pub struct MessageEnd {
     /// Kind [`Kind::MessageEnd`](super::Kind::MessageEnd).
     pub header: Header,
-    /// Position behind the message's last byte.
+    /// Position behind the message's last byte; [`Self::UNKNOWN`] takes back what was told.
     pub end: u64,
     /// Bytes of the body without the lines that frame it.
     pub body: u64,
@@ -145,6 +145,11 @@ pub struct MessageEnd {
     pub direction: u8,
     /// Zero.
     pub reserved: [u8; 7],
+}
+
+impl MessageEnd {
+    /// The end is not known any more.
+    pub const UNKNOWN: u64 = u64::MAX;
 }
 
 const _: () = assert!(size_of::<MessageEnd>() == 64);

@@ -164,8 +164,8 @@ const HALF: u8 = 255;
 
 /// The lines of one chunked message in a stream.
 ///
-/// A send tells what is offered. What was not accepted is offered again: from before the first line of the segment it is read anew, behind its newest
-/// size line it must be the same bytes; anywhere between, the place is lost.
+/// A send tells what is offered. What was not accepted is offered again: from before the first line of the segment, or from within its first chunk, it is
+/// read anew; behind its newest size line it must be the same bytes; anywhere else, the place is lost.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[repr(C)]
 pub struct Chunks {
@@ -179,6 +179,10 @@ pub struct Chunks {
     pub before_line_at: u64,
     /// `body` before the newest segment.
     pub before_body: u64,
+    /// `line_at` behind the data of the newest segment's first chunk; `before_line_at` where none begins in it.
+    pub first_line_at: u64,
+    /// `body` with that chunk.
+    pub first_body: u64,
     /// Where the newest size line begins: what it says is sure when it was accepted.
     pub size_at: u64,
     /// [`Line::place`].
@@ -189,8 +193,10 @@ pub struct Chunks {
     pub before_place: u8,
     /// For the owner: which direction it follows.
     pub follows: u8,
+    /// For the owner: whether an end of this message was told.
+    pub told: u8,
     /// Zero.
-    pub reserved: [u8; 4],
+    pub reserved: [u8; 3],
 }
 
 impl Chunks {
@@ -221,7 +227,15 @@ impl Chunks {
                 self.place = self.before_place;
                 self.digits = 0;
             } else if at <= self.size_at {
-                return false;
+                let size = self.first_body.wrapping_sub(self.before_body);
+                if at > self.first_line_at || at < self.first_line_at.wrapping_sub(size) {
+                    return false;
+                }
+                self.line_at = self.first_line_at;
+                self.body = self.first_body;
+                self.value = 0;
+                self.place = place::DATA_END;
+                self.digits = 0;
             }
         }
         self.mark();
@@ -239,6 +253,8 @@ impl Chunks {
     fn mark(&mut self) {
         self.before_line_at = self.line_at;
         self.before_body = self.body;
+        self.first_line_at = self.line_at;
+        self.first_body = self.body;
         self.before_place = if self.line().is_between() {
             self.place
         } else {
@@ -267,6 +283,10 @@ impl Chunks {
         if matches!(step, Step::Data) {
             self.body = self.body.wrapping_add(line.value);
             self.line_at = self.line_at.wrapping_add(line.value);
+            if self.first_line_at == self.before_line_at {
+                self.first_line_at = self.line_at;
+                self.first_body = self.body;
+            }
         }
         self.value = line.value;
         self.place = line.place;
@@ -410,6 +430,21 @@ mod tests {
             } else {
                 prop_assert!(lost);
             }
+        }
+
+        /// A chunk and the end of the body in one send, of which a part of the data is accepted, and the rest offered again, perhaps with more.
+        #[test]
+        fn reads_behind_a_first_chunk_anew(size in 2_u8..40, taken in 0_usize..40, others in prop::collection::vec(1_u8..40, 0..3)) {
+            let line = format!("{size:x}\r\n").len();
+            let accepted = line + taken % usize::from(size);
+            let offered = framed(&[size]);
+            let sizes = [&[size][..], &others].concat();
+            let body = framed(&sizes);
+            let mut chunks = Chunks::default();
+            prop_assert_eq!(offer(&mut chunks, 0, 0, &offered), Ok(Some(offered.len() as u64)));
+            let end = offer(&mut chunks, 0, accepted as u64, &body[accepted..]);
+            prop_assert_eq!(end, Ok(Some(body.len() as u64)));
+            prop_assert_eq!(chunks.body, sizes.iter().map(|&size| u64::from(size)).sum::<u64>());
         }
 
         /// Nothing is lost where each segment is accepted whole.

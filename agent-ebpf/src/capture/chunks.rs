@@ -4,7 +4,7 @@
 //! end is not among the bytes that are shipped. Only lines are read; data is passed over.
 
 use agent_common::{
-    abi::{Counter, Direction},
+    abi::{Counter, Direction, MessageEnd},
     wire::{
         chunked::Step,
         http1::Phase,
@@ -54,11 +54,15 @@ fn follow(level: u32, work: *mut Work, socket: &mut Socket) -> u32 {
     work.block_length = 0;
     let at = work.position.wrapping_add(u64::from(work.cursor));
     let (chunks, stream) = (&mut socket.chunks, &mut socket.streams[direction]);
-    let followed = conn::follows(chunks, direction);
+    // A copy first: the other direction may take it meanwhile.
     work.chunks = *chunks;
+    let followed = conn::follows(&work.chunks, direction);
     let known = if at == stream.head_end {
         work.chunks.begin(at);
         work.chunks.follows = 1 << direction;
+        if !followed {
+            work.chunks.told = 0;
+        }
         true
     } else {
         followed && work.chunks.resume(at)
@@ -92,31 +96,50 @@ fn follow(level: u32, work: *mut Work, socket: &mut Socket) -> u32 {
         if followed || known {
             chunks.follows = 0;
         }
+        take_back(work, stream.message_start);
         // The last bytes decide from here on.
         count(Counter::ChunkFramingLost);
         stream.phase = Phase::ChunkedLost as u8;
         return DONE;
     }
-    *chunks = work.chunks;
     if result != Step::End as u32 {
+        take_back(work, stream.message_start);
+        *chunks = work.chunks;
         stream.phase = Phase::Chunked as u8;
         return DONE;
     }
     stream.phase = Phase::Body as u8;
     stream.message_end = work.chunks.line_at;
     work.cursor = work.chunks.line_at.wrapping_sub(work.position) as u32;
-    if work.direction == Direction::Send as u32 {
+    // Where another request waits, its response may follow in this segment.
+    if work.direction == Direction::Send as u32 && socket.pending.count() == 0 {
         work.finished = 1;
     }
     // Bytes that are shipped tell it themselves.
     let begins_here = stream.message_start >= work.position;
-    if !begins_here || work.cursor > work.shipped {
-        emit::message_end(work, stream.message_start);
+    if !begins_here || work.cursor > work.shipped || work.chunks.told != 0 {
+        work.chunks.told = 1;
+        if !emit::message_end(work, stream.message_start) {
+            work.untold = 1;
+        }
     }
+    *chunks = work.chunks;
     if work.cursor < work.length {
         MORE
     } else {
         DONE
+    }
+}
+
+/// What was told of the end did not come true: something else is offered now.
+#[inline(always)]
+fn take_back(work: &mut Work, start: u64) {
+    if work.chunks.told != 0 {
+        work.chunks.told = 0;
+        let line_at = work.chunks.line_at;
+        work.chunks.line_at = MessageEnd::UNKNOWN;
+        emit::message_end(work, start);
+        work.chunks.line_at = line_at;
     }
 }
 

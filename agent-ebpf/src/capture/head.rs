@@ -60,6 +60,7 @@ fn complete(work: &mut Work, socket: &mut Socket, direction: usize) -> u32 {
     }
     if conn::follows(&socket.chunks, direction) {
         socket.chunks.follows = 0;
+        socket.chunks.told = 0;
     }
     work.repeated = 0;
     let framing = if is_request {

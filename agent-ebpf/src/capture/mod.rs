@@ -93,7 +93,7 @@ pub extern "C" fn ut_segment(level: u32) -> u32 {
     socket.dropped = work.dropped;
     let direction = (work.direction & 1) as usize;
     let phase = socket.streams[direction].phase;
-    if phase == Phase::ChunkedLost as u8 || phase == Phase::Turn as u8 {
+    if phase == Phase::ChunkedLost as u8 || phase == Phase::Turn as u8 || work.untold != 0 {
         keep_tail(level, work, &raw mut socket.streams[direction]);
         if !receive
             && phase == Phase::ChunkedLost as u8
@@ -163,6 +163,7 @@ fn follow(level: u32, work: *mut Work, turn: bool) {
     work.continued = FRESH;
     work.ship = 0;
     work.shipped = 0;
+    work.untold = 0;
     work.turn = u32::from(turn);
     work.value_at = GONE;
     work.releases = 0;

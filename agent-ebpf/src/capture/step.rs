@@ -93,7 +93,13 @@ fn step(level: u32, scratch: *mut Scratch, socket: &mut Socket) -> u32 {
         Step::Leave => return DONE,
         Step::Chunks => return CHUNKS,
         Step::Again(length) => {
-            ship_again(level, &mut scratch.work, length);
+            let work = &mut scratch.work;
+            ship_again(level, work, length);
+            let behind = work.cursor.wrapping_add(length);
+            if conn::follows(&socket.chunks, direction) && behind < work.length {
+                work.cursor = behind;
+                return CHUNKS;
+            }
             return DONE;
         }
         Step::Unknown => {
@@ -170,6 +176,7 @@ fn next(work: &mut Work, socket: &mut Socket) -> Step {
     }
     if at < stream.head_end {
         if at < stream.message_start {
+            count(Counter::HeadsUnseen);
             lose(stream);
             return Step::Leave;
         }

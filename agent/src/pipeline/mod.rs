@@ -6,6 +6,7 @@
 mod books;
 mod config;
 mod core;
+mod extents;
 mod feed;
 mod retransmissions;
 #[cfg(test)]

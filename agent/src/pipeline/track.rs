@@ -7,6 +7,7 @@ use agent_common::abi::{
 
 use super::{
     core::{Core, nanoseconds},
+    extents::Extents,
     feed::{Feed, Speech, side_of},
     retransmissions::Retransmissions,
 };
@@ -29,29 +30,6 @@ const GONE_TICKS: u8 = 2;
 const EPIPE: u32 = 32;
 const ECONNRESET: u32 = 104;
 const ETIMEDOUT: u32 = 110;
-
-/// Ends of messages that nobody could be told of yet: the newest few.
-#[derive(Debug, Default)]
-struct Extents(Vec<(Direction, Extent)>);
-
-impl Extents {
-    const LIMIT: usize = 8;
-
-    fn push(&mut self, direction: Direction, extent: Extent) {
-        if self.0.len() >= Self::LIMIT {
-            self.0.remove(0);
-        }
-        self.0.push((direction, extent));
-    }
-
-    const fn is_empty(&self) -> bool {
-        self.0.is_empty()
-    }
-
-    fn take(&mut self) -> Vec<(Direction, Extent)> {
-        std::mem::take(&mut self.0)
-    }
-}
 
 /// A connection and all that is known of its messages.
 pub(super) struct Tracked {
@@ -233,6 +211,12 @@ impl Tracked {
         self.live = None;
         self.gone_ticks = 0;
         self.connection.process = process_key(segment.pid_tgid, segment.process_start_ns);
+        let starts = segment.header.flags & segment_flags::MESSAGE_START != 0;
+        if starts && self.connection.streams[Direction::Send as usize].is_pending() {
+            // What was offered here before was not accepted, if anything was.
+            let direction = Direction::from_u8(segment.direction);
+            self.extent(direction, &Extent::unknown(segment.header.position), core);
+        }
         if self.process_segment(segment, payload, false, core) {
             if !self.hold.is_empty() {
                 self.retry_held(false, core);
@@ -250,7 +234,11 @@ impl Tracked {
             end: end.end,
             body: end.body,
         };
-        self.extents.push(Direction::from_u8(end.direction), extent);
+        self.extent(Direction::from_u8(end.direction), &extent, core);
+    }
+
+    fn extent(&mut self, direction: Direction, extent: &Extent, core: &mut Core) {
+        self.extents.push(direction, *extent);
         self.pass_extents(core);
     }
 
@@ -301,6 +289,7 @@ impl Tracked {
         self.observe(Direction::Send, sent, core);
         self.observe(Direction::Receive, received, core);
         self.note(core);
+        self.pass_extents(core);
         if !self.fill(opposite, segment.peer.position, force, core)
             || !self.fill(direction, segment.header.position, force, core)
         {
@@ -335,7 +324,7 @@ impl Tracked {
             Direction::Receive => stream.receive(&piece, &mut feed),
             Direction::Send => stream.send(&piece, &mut core.buffers, &mut feed),
         };
-        if !fresh && piece.length > 0 {
+        if !fresh && piece.length > 0 && !piece.continued {
             core.counters.segments_stale.increment();
         }
         self.note(core);

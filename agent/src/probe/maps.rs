@@ -164,7 +164,7 @@ impl Handovers {
 
     /// Deletes the records that are older than `limit_ns`; how many those were, and how many are left.
     ///
-    /// A walk through a table that changes may begin again from its start; it ends after twice the table's capacity, and the next one goes on.
+    /// A walk through a table that changes may begin again from its start; it ends after twice the table's capacity, and may leave some to the next one.
     ///
     /// # Errors
     /// When a system call fails.
@@ -307,6 +307,20 @@ impl Counters {
     }
 }
 
+/// What a call gave, unless its entry is gone: the kernel, or another reader, was faster.
+fn if_there<T>(result: Result<T, MapError>) -> Result<Option<T>, MapError> {
+    match result {
+        Ok(value) => Ok(Some(value)),
+        Err(MapError::KeyNotFound | MapError::ElementNotFound) => Ok(None),
+        Err(MapError::SyscallError(error))
+            if error.io_error.kind() == std::io::ErrorKind::NotFound =>
+        {
+            Ok(None)
+        }
+        Err(error) => Err(error),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -339,19 +353,5 @@ mod tests {
                 }
             }
         }
-    }
-}
-
-/// What a call gave, unless its entry is gone: the kernel, or another reader, was faster.
-fn if_there<T>(result: Result<T, MapError>) -> Result<Option<T>, MapError> {
-    match result {
-        Ok(value) => Ok(Some(value)),
-        Err(MapError::KeyNotFound | MapError::ElementNotFound) => Ok(None),
-        Err(MapError::SyscallError(error))
-            if error.io_error.kind() == std::io::ErrorKind::NotFound =>
-        {
-            Ok(None)
-        }
-        Err(error) => Err(error),
     }
 }

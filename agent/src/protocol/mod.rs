@@ -64,10 +64,22 @@ pub struct Mark {
 pub struct Extent {
     /// Position of its first byte.
     pub start: u64,
-    /// Position behind its last byte.
+    /// Position behind its last byte; `u64::MAX` takes back what was told of it.
     pub end: u64,
     /// Bytes of its body without framing.
     pub body: u64,
+}
+
+impl Extent {
+    /// Takes back what was told of the message that begins at `start`.
+    #[must_use]
+    pub const fn unknown(start: u64) -> Self {
+        Self {
+            start,
+            end: u64::MAX,
+            body: 0,
+        }
+    }
 }
 
 /// Judgement on the first bytes of a side.

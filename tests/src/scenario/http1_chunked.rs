@@ -2,7 +2,7 @@
 
 use std::{
     io::{self, Write as _},
-    net::TcpStream,
+    net::{Shutdown, TcpStream},
     thread,
     time::Duration,
 };
@@ -24,6 +24,7 @@ use crate::harness::{
 pub(super) const SCENARIOS: &[Scenario] = &[
     Scenario::full("http1_chunked_sizes_exact", sizes_exact),
     Scenario::full("http1_chunked_partial_sends", partial_sends),
+    Scenario::full("http1_chunked_cut_short", cut_short),
     Scenario::full("http1_chunked_of_real_servers", real_servers),
 ];
 
@@ -165,12 +166,12 @@ fn partial_sends(context: &mut Context) -> Result<()> {
     const SIZE: usize = 9_001;
     let server = Scripted::start(context, |stream, _| {
         sockopt::set_socket_send_buffer_size(&*stream, 4_096)?;
-        // From the heap: a constant's page, untouched before, cannot be read by a program at the first send.
-        write_impatiently(stream, HEAD.to_owned().as_bytes())?;
-        for _ in 0..CHUNKS {
+        write_impatiently(stream, HEAD.as_bytes())?;
+        for _ in 1..CHUNKS {
             write_impatiently(stream, chunk(SIZE).as_bytes())?;
         }
-        write_impatiently(stream, b"0\r\n\r\n")
+        // As proxies do: the end goes with the last chunk, which is accepted piece by piece.
+        write_impatiently(stream, format!("{}0\r\n\r\n", chunk(SIZE)).as_bytes())
     })?;
     let collector = Collector::start()?;
     let agent = Setup::grpc(&collector).port(server.port()).start(context)?;
@@ -194,6 +195,35 @@ fn partial_sends(context: &mut Context) -> Result<()> {
         );
     }
     assert_eq!(statistics.get("chunk_framing_lost"), 0, "{statistics}");
+    Ok(())
+}
+
+/// A server that closes in the midst of a body: no end was sent, so the response is not complete.
+fn cut_short(context: &mut Context) -> Result<()> {
+    let server = Scripted::start(context, |stream, _| {
+        for send in [HEAD.to_owned(), chunk(3_000), chunk(10)] {
+            stream.write_all(send.as_bytes())?;
+        }
+        stream.shutdown(Shutdown::Both)
+    })?;
+    let collector = Collector::start()?;
+    let agent = Setup::grpc(&collector).port(server.port()).start(context)?;
+    let mut connection = Connection::open(server.port())?;
+    ensure!(connection.get("/cut").is_err(), "no end was sent");
+    drop(connection);
+    collector.wait_for_spans(2, PATIENCE)?;
+    agent.stop()?;
+    let spans = collector.spans();
+    assert_eq!((spans.clients().len(), spans.servers().len()), (1, 1));
+    for span in &spans.0 {
+        assert_eq!(
+            span.get("error.type"),
+            "response_truncated",
+            "{}",
+            span.line()
+        );
+        assert_eq!(span.get(RESPONSE_BODY), "", "{}", span.line());
+    }
     Ok(())
 }
 

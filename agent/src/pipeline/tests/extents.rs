@@ -15,9 +15,10 @@ const DONE: &[u8] = b"HTTP/1.1 204 No Content\r\n\r\n";
 /// Chunks of five bytes and the end chunk, none of which is captured.
 fn pass_chunks(socket: &mut Socket, direction: Direction, count: u64) {
     for _ in 0..count {
-        socket.pass(direction, 10, b"5\r\nhello\r\n");
+        socket.pass_followed(direction, 10);
     }
-    socket.pass(direction, 5, b"0\r\n\r\n");
+    // The end is found: its phase is that of any body, whose last bytes are not kept.
+    socket.pass(direction, 5, &[0; 16]);
 }
 
 #[test]
@@ -45,7 +46,7 @@ fn an_end_that_is_not_reached_ends_nothing() {
     let mut socket = Socket::open(1, Role::Server);
     socket.receive(GET).starts();
     socket.send(HEAD).starts();
-    socket.pass(Direction::Send, 10, b"5\r\nhello\r\n");
+    socket.pass_followed(Direction::Send, 10);
     // Offered, and not accepted yet.
     let end = socket.position(Direction::Send) + 15;
     socket.message_end(Direction::Send, 0, end, 10);
@@ -54,10 +55,10 @@ fn an_end_that_is_not_reached_ends_nothing() {
     // The process offers more instead.
     let end = end + 10;
     socket.message_end(Direction::Send, 0, end, 15);
-    socket.pass(Direction::Send, 20, b"5\r\nhello\r\n");
+    socket.pass_followed(Direction::Send, 20);
     bench.push(&mut socket).live(&[&socket]);
     assert!(bench.spans.is_empty());
-    socket.pass(Direction::Send, 5, b"0\r\n\r\n");
+    socket.pass(Direction::Send, 5, &[0; 16]);
     bench.live(&[&socket]);
     assert_eq!(int(only(&bench), name::HTTP_RESPONSE_BODY_SIZE), Some(15));
     bench.check_books();
@@ -111,16 +112,19 @@ fn the_next_message_begins_behind_the_end() {
 
 #[test]
 fn an_end_of_another_message_says_nothing() {
-    for (start, end) in [(7, 100), (0, 0), (u64::MAX, u64::MAX)] {
+    for (start, end) in [(7, 100), (1_000_000, 0), (u64::MAX, u64::MAX)] {
         let mut bench = Bench::new();
         let mut socket = Socket::open(1, Role::Server);
         for _ in 0..2 {
             socket.receive(GET).starts();
-            socket
-                .send(b"HTTP/1.1 200 OK\r\nContent-Length: 3\r\n\r\nabc")
-                .starts();
+            let first = socket.position(Direction::Send);
+            socket.send(HEAD).starts();
             socket.message_end(Direction::Send, start, end, 99);
-            socket.message_end(Direction::Receive, start, end, 99);
+            socket.message_end(Direction::Receive, first, end, 99);
+            pass_chunks(&mut socket, Direction::Send, 1);
+            let behind = socket.position(Direction::Send);
+            socket.message_end(Direction::Send, first, behind, 5);
+            socket.message_end(Direction::Send, start, end, 99);
         }
         bench.push(&mut socket).live(&[&socket]);
         let sizes: Vec<_> = bench
@@ -128,7 +132,117 @@ fn an_end_of_another_message_says_nothing() {
             .iter()
             .map(|span| int(span, name::HTTP_RESPONSE_BODY_SIZE))
             .collect();
-        assert_eq!(sizes, [Some(3), Some(3)], "{start} {end}");
+        assert_eq!(sizes, [Some(5), Some(5)], "{start} {end}");
         bench.check_books();
     }
+}
+
+#[test]
+fn an_end_that_is_taken_back_is_forgotten() {
+    let mut bench = Bench::new();
+    let mut socket = Socket::open(1, Role::Server);
+    socket.receive(GET).starts();
+    socket.send(HEAD).starts();
+    socket.pass_followed(Direction::Send, 10);
+    let end = socket.position(Direction::Send) + 5;
+    socket.message_end(Direction::Send, 0, end, 5);
+    socket.message_end(Direction::Send, 0, u64::MAX, 0);
+    socket.pass_followed(Direction::Send, 10);
+    bench.push(&mut socket).live(&[&socket]);
+    assert!(bench.spans.is_empty());
+    pass_chunks(&mut socket, Direction::Send, 0);
+    let end = socket.position(Direction::Send);
+    socket.message_end(Direction::Send, 0, end, 10);
+    bench.push(&mut socket).live(&[&socket]);
+    assert_eq!(int(only(&bench), name::HTTP_RESPONSE_BODY_SIZE), Some(10));
+    bench.check_books();
+}
+
+#[test]
+fn a_head_that_is_offered_instead_of_another_has_no_end_yet() {
+    let mut bench = Bench::new();
+    let mut socket = Socket::open(1, Role::Client);
+    socket.capture_limit = POST.len();
+    let chunks = b"5\r\nhello\r\n0\r\n\r\n";
+    socket.send_partly(&[POST, chunks].concat(), 0).starts();
+    socket.message_end(Direction::Send, 0, (POST.len() + chunks.len()) as u64, 5);
+    socket.capture_limit = usize::MAX;
+    let whole = [POST, b"1\r\nx\r\n0\r\n\r\n"].concat();
+    socket.send(&whole).starts();
+    socket.receive(DONE).starts();
+    bench.push(&mut socket).live(&[&socket]);
+    assert_eq!(int(only(&bench), name::HTTP_REQUEST_BODY_SIZE), Some(1));
+    bench.check_books();
+}
+
+#[test]
+fn a_body_that_stops_before_its_end_is_truncated() {
+    let mut bench = Bench::new();
+    let mut socket = Socket::open(1, Role::Server);
+    socket.receive(GET).starts();
+    socket.send(HEAD).starts();
+    socket.pass_followed(Direction::Send, 10);
+    socket.close(0);
+    bench.push(&mut socket);
+    assert_eq!(
+        text(only(&bench), name::ERROR_TYPE),
+        Some("response_truncated")
+    );
+    bench.check_books();
+}
+
+#[test]
+fn a_request_in_the_midst_of_a_response_does_not_end_it() {
+    let mut bench = Bench::new();
+    let mut socket = Socket::open(1, Role::Server);
+    socket.receive(GET).starts();
+    socket.send(HEAD).starts();
+    socket.pass_followed(Direction::Send, 10);
+    socket.receive(GET).starts();
+    pass_chunks(&mut socket, Direction::Send, 2);
+    let end = socket.position(Direction::Send);
+    socket.message_end(Direction::Send, 0, end, 15);
+    socket.send(DONE).starts();
+    bench.push(&mut socket).live(&[&socket]);
+    let sizes: Vec<_> = bench
+        .spans
+        .iter()
+        .map(|span| int(span, name::HTTP_RESPONSE_BODY_SIZE))
+        .collect();
+    assert_eq!(sizes, [Some(15), Some(0)]);
+    assert_eq!(bench.counters.responses_unpaired.get(), 0);
+    bench.check_books();
+}
+
+#[test]
+fn two_ends_may_come_before_their_heads() {
+    let mut bench = Bench::new();
+    let mut socket = Socket::open(1, Role::Client);
+    // One send with two messages, of which only the heads are captured.
+    let message = [POST, b"5\r\nhello\r\n0\r\n\r\n"].concat();
+    let length = message.len();
+    let heads = [0..POST.len(), length..length + POST.len()];
+    socket.send(GET).starts();
+    socket.receive(DONE).starts();
+    let begin = socket.position(Direction::Send);
+    socket
+        .send_ranges(&[message.as_slice(), &message].concat(), &heads)
+        .starts();
+    let second = socket.records.len() - 1;
+    socket.records[second].segment_mut().starts();
+    for start in [0, length as u64] {
+        let start = begin + start;
+        let end = start + length as u64;
+        socket.message_end(Direction::Send, start, end, 5);
+    }
+    socket.receive(DONE).starts();
+    socket.receive(DONE).starts();
+    bench.push(&mut socket).live(&[&socket]);
+    let sizes: Vec<_> = bench
+        .spans
+        .iter()
+        .map(|span| int(span, name::HTTP_REQUEST_BODY_SIZE))
+        .collect();
+    assert_eq!(sizes, [Some(0), Some(5), Some(5)]);
+    bench.check_books();
 }

@@ -4,6 +4,7 @@
 //! what [`RequestHead`] and [`ResponseHead`] name.
 
 mod chunked;
+mod half;
 mod head;
 mod parser;
 #[cfg(test)]

@@ -5,11 +5,12 @@
 
 use std::{collections::VecDeque, mem};
 
-use agent_common::abi::StreamState;
+use agent_common::abi::{MessageEnd, StreamState};
 
 use super::{
     Framing, Method,
-    chunked::{Chunked, Fed, tail_ends_body, tail_may_end_body},
+    chunked::{Fed, tail_ends_body, tail_may_end_body},
+    half::{Half, Phase},
     head::{
         HeadEnd, RequestHead, ResponseHead, find_newline, parse_request, parse_response,
         parse_whole_request, parse_whole_response, request_line, status_line,
@@ -21,154 +22,12 @@ use crate::protocol::{End, Extent, HEAD_LIMIT, Item, Mark, Parser, Request, Resp
 /// Requests of one connection that may wait for their responses.
 const WAITING_LIMIT: usize = 1024;
 
-/// Ends of messages that are kept until their heads come.
-const EXTENTS_LIMIT: usize = 8;
-
-#[derive(Clone, Copy, Debug, PartialEq)]
-enum Phase {
-    /// Somewhere unknown: until a start is proven.
-    Lost,
-    /// The next byte begins a message.
-    Start,
-    /// In a head.
-    Head,
-    /// In a body that ends at this position.
-    Length { end: u64 },
-    /// In a chunked body of which every byte that frames was seen.
-    Chunked(Chunked),
-    /// In a chunked body of which something was not seen.
-    ChunkedUnseen,
-    /// In a chunked body of which the kernel told the end, and how many bytes are data.
-    Told { end: u64, body: u64 },
-    /// In a response that ends with the connection.
-    UntilClose,
-    /// In a body whose end cannot be told: until the turn.
-    UntilTurn,
-    /// Behind a request that asked to leave HTTP: what follows is HTTP only if the answer refuses.
-    Undecided,
-    /// No HTTP any more.
-    Opaque,
-}
-
 /// What a request says of the framing of its response.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Expected {
     Ordinary,
     Head,
     Connect,
-}
-
-struct Half {
-    phase: Phase,
-    /// A message has been parsed here.
-    proven: bool,
-    /// First byte of the current message.
-    start: u64,
-    start_ns: u64,
-    /// When a byte last passed.
-    last_ns: u64,
-    /// First byte of the current body.
-    body: u64,
-    /// Next byte to come.
-    next: u64,
-    /// The kernel says that a message begins at this position, at a turn or not; its bytes have not come.
-    claim: Option<(u64, bool)>,
-    /// The head so far, when a chunk boundary cuts it.
-    head: Vec<u8>,
-    head_end: HeadEnd,
-    /// The end of the head's first line has not come.
-    in_first_line: bool,
-    /// Ends of messages whose heads have not come.
-    extents: Vec<Extent>,
-}
-
-impl Half {
-    const fn new(phase: Phase) -> Self {
-        Self {
-            phase,
-            proven: false,
-            start: 0,
-            start_ns: 0,
-            last_ns: 0,
-            body: 0,
-            next: 0,
-            claim: None,
-            head: Vec::new(),
-            head_end: HeadEnd::new(),
-            in_first_line: true,
-            extents: Vec::new(),
-        }
-    }
-
-    fn in_body(&self) -> bool {
-        matches!(
-            self.phase,
-            Phase::Length { .. }
-                | Phase::Chunked(_)
-                | Phase::ChunkedUnseen
-                | Phase::Told { .. }
-                | Phase::UntilClose
-                | Phase::UntilTurn
-        )
-    }
-
-    /// In the chunked body of the message that begins at `start`.
-    fn in_chunked(&self, start: u64) -> bool {
-        self.start == start
-            && matches!(
-                self.phase,
-                Phase::Chunked(_) | Phase::ChunkedUnseen | Phase::Told { .. }
-            )
-    }
-
-    /// Behind the head of a chunked message.
-    fn chunked(&mut self) -> Phase {
-        let start = self.start;
-        self.extents.retain(|extent| extent.start >= start);
-        match self.extents.last() {
-            Some(extent) if extent.start == start => Phase::Told {
-                end: extent.end,
-                body: extent.body,
-            },
-            _ => Phase::Chunked(Chunked::new()),
-        }
-    }
-
-    /// Keeps the end of a message whose head has not come, unless that message is over.
-    fn await_message(&mut self, extent: &Extent) {
-        let is_over = self.proven
-            && (extent.start < self.start
-                || extent.start == self.start && self.phase != Phase::Head);
-        if is_over {
-            return;
-        }
-        self.extents.retain(|known| known.start != extent.start);
-        if self.extents.len() >= EXTENTS_LIMIT {
-            self.extents.remove(0);
-        }
-        self.extents.push(*extent);
-    }
-
-    /// The end of the current message, when it ends at `position`.
-    fn end_at(&self, position: u64, time_ns: u64) -> End {
-        let position = position.max(self.body);
-        let (body_size, complete) = match self.phase {
-            Phase::Length { end } => (Some(position - self.body), position >= end),
-            Phase::Chunked(chunked) => (Some(chunked.data), true),
-            Phase::Told { end, body } => {
-                let complete = position >= end;
-                (complete.then_some(body), complete)
-            }
-            Phase::UntilClose => (Some(position - self.body), true),
-            _ => (None, true),
-        };
-        End {
-            time_ns,
-            wire_size: position - self.start,
-            body_size,
-            complete,
-        }
-    }
 }
 
 /// Follows one connection that speaks HTTP/1.
@@ -629,6 +488,9 @@ impl Parser for Http1Parser {
 
     fn extent(&mut self, side: Side, extent: &Extent, items: &mut Vec<Item>) {
         let half = self.half_mut(side);
+        if extent.end == MessageEnd::UNKNOWN {
+            return half.forget(extent.start);
+        }
         if !half.in_chunked(extent.start) {
             half.await_message(extent);
             return;
