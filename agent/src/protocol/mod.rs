@@ -20,7 +20,7 @@
 pub mod http1;
 pub mod registry;
 
-use agent_common::abi::StreamState;
+use agent_common::abi::{MessageEnd, StreamState};
 
 use crate::process::ProcessKey;
 
@@ -64,7 +64,7 @@ pub struct Mark {
 pub struct Extent {
     /// Position of its first byte.
     pub start: u64,
-    /// Position behind its last byte; `u64::MAX` takes back what was told of it.
+    /// Position behind its last byte; [`MessageEnd::UNKNOWN`] takes back what was told of it.
     pub end: u64,
     /// Bytes of its body without framing.
     pub body: u64,
@@ -76,7 +76,7 @@ impl Extent {
     pub const fn unknown(start: u64) -> Self {
         Self {
             start,
-            end: u64::MAX,
+            end: MessageEnd::UNKNOWN,
             body: 0,
         }
     }

@@ -21,6 +21,11 @@ fn pass_chunks(socket: &mut Socket, direction: Direction, count: u64) {
     socket.pass(direction, 5, &[0; 16]);
 }
 
+/// This size of every span, in the order in which they came.
+fn sizes(bench: &Bench, key: &str) -> Vec<Option<i64>> {
+    bench.spans.iter().map(|span| int(span, key)).collect()
+}
+
 #[test]
 fn sizes_of_unseen_chunks_are_exact() {
     let mut bench = Bench::new();
@@ -101,12 +106,10 @@ fn the_next_message_begins_behind_the_end() {
     socket.send(DONE).starts();
     socket.send(DONE).starts();
     bench.push(&mut socket).live(&[&socket]);
-    let sizes: Vec<_> = bench
-        .spans
-        .iter()
-        .map(|span| int(span, name::HTTP_REQUEST_BODY_SIZE))
-        .collect();
-    assert_eq!(sizes, [Some(10), Some(0)]);
+    assert_eq!(
+        sizes(&bench, name::HTTP_REQUEST_BODY_SIZE),
+        [Some(10), Some(0)]
+    );
     bench.check_books();
 }
 
@@ -127,12 +130,11 @@ fn an_end_of_another_message_says_nothing() {
             socket.message_end(Direction::Send, start, end, 99);
         }
         bench.push(&mut socket).live(&[&socket]);
-        let sizes: Vec<_> = bench
-            .spans
-            .iter()
-            .map(|span| int(span, name::HTTP_RESPONSE_BODY_SIZE))
-            .collect();
-        assert_eq!(sizes, [Some(5), Some(5)], "{start} {end}");
+        assert_eq!(
+            sizes(&bench, name::HTTP_RESPONSE_BODY_SIZE),
+            [Some(5), Some(5)],
+            "{start} {end}"
+        );
         bench.check_books();
     }
 }
@@ -204,12 +206,10 @@ fn a_request_in_the_midst_of_a_response_does_not_end_it() {
     socket.message_end(Direction::Send, 0, end, 15);
     socket.send(DONE).starts();
     bench.push(&mut socket).live(&[&socket]);
-    let sizes: Vec<_> = bench
-        .spans
-        .iter()
-        .map(|span| int(span, name::HTTP_RESPONSE_BODY_SIZE))
-        .collect();
-    assert_eq!(sizes, [Some(15), Some(0)]);
+    assert_eq!(
+        sizes(&bench, name::HTTP_RESPONSE_BODY_SIZE),
+        [Some(15), Some(0)]
+    );
     assert_eq!(bench.counters.responses_unpaired.get(), 0);
     bench.check_books();
 }
@@ -238,11 +238,9 @@ fn two_ends_may_come_before_their_heads() {
     socket.receive(DONE).starts();
     socket.receive(DONE).starts();
     bench.push(&mut socket).live(&[&socket]);
-    let sizes: Vec<_> = bench
-        .spans
-        .iter()
-        .map(|span| int(span, name::HTTP_REQUEST_BODY_SIZE))
-        .collect();
-    assert_eq!(sizes, [Some(0), Some(5), Some(5)]);
+    assert_eq!(
+        sizes(&bench, name::HTTP_REQUEST_BODY_SIZE),
+        [Some(0), Some(5), Some(5)]
+    );
     bench.check_books();
 }
