@@ -7,7 +7,7 @@ use agent_common::{
     abi::{Counter, Decision, Method, Origin, Role, SlotKind, Source, decision_flags},
     wire::{
         decide::{self, Cause, Context, Situation, event_loop},
-        sampling,
+        propagator, sampling,
         scan::{Head, head_flags},
         traceparent,
     },
@@ -25,14 +25,37 @@ use crate::{
 /// The context in a head.
 #[inline(always)]
 fn header_context(head: &Head) -> Context {
-    if head.flags & head_flags::TRACEPARENT == 0 {
+    if head.flags & head_flags::TRACEPARENT != 0 {
+        return Context {
+            trace_id: head.trace_id,
+            span_id: head.span_id,
+            flags: u64::from(head.trace_flags),
+        };
+    }
+    if !has_context(head) {
         return Context::default();
     }
+    let sampled = match propagator::is_sampled(head) {
+        Some(sampled) => sampled,
+        // The caller leaves it to us.
+        None => sampling::is_sampled(&bytes(head.trace_id), global!(SAMPLE_THRESHOLD)),
+    };
     Context {
         trace_id: head.trace_id,
         span_id: head.span_id,
-        flags: u64::from(head.trace_flags),
+        flags: if sampled {
+            u64::from(traceparent::FLAG_SAMPLED)
+        } else {
+            0
+        },
     }
+}
+
+/// Whether a head carries a context, of whichever propagator.
+#[inline(always)]
+fn has_context(head: &Head) -> bool {
+    head.flags & head_flags::TRACEPARENT != 0
+        || global!(PROPAGATORS) != 0 && propagator::is_complete(head)
 }
 
 #[inline(always)]
@@ -89,6 +112,12 @@ fn duplicate_flag(head: &Head) -> u8 {
     if head.flags & head_flags::TRACEPARENT_BAD != 0 {
         count(Counter::TraceparentMalformed);
     }
+    const MALFORMED: u32 = head_flags::CARRIED_BAD;
+    if global!(PROPAGATORS) != 0
+        && head.flags & (MALFORMED | head_flags::ANY_TRACEPARENT) == MALFORMED
+    {
+        count(Counter::PropagatorMalformed);
+    }
     if head.flags & head_flags::TRACEPARENT_TWICE != 0 {
         decision_flags::DUPLICATE_TRACEPARENT
     } else {
@@ -135,7 +164,7 @@ pub(crate) fn server(work: &mut Work, socket: &mut Socket) {
     socket.request.decision = work.decision;
     socket.request.parent_sk = 0;
     socket.request.flags = if several { request_flags::SEVERAL } else { 0 };
-    if work.head.flags & head_flags::TRACEPARENT != 0 {
+    if has_context(&work.head) {
         socket.request.incoming_trace = work.head.trace_id;
         socket.request.incoming_span = work.head.span_id;
         context::remember_forward(work, &mut socket.request);

@@ -4,6 +4,8 @@
 //! that cannot be taken. Output: one reader per global. Offsets of kernel struct members come from
 //! [`agent_common::kernel_fields`]; what stands here is configuration.
 
+use agent_common::wire::propagator::{FIELDS, Field, Table, part};
+
 agent_common::declare_kernel_globals!();
 
 /// Thread group id of the agent: its exec, fork and exit are not reported. 0 for none.
@@ -53,6 +55,20 @@ pub static LOG: u32 = 0;
 /// 1: trace context is written into requests.
 #[unsafe(no_mangle)]
 pub static INJECT: u32 = 0;
+
+/// 1: context of other propagators than `traceparent` is looked for.
+#[unsafe(no_mangle)]
+pub static PROPAGATORS: u32 = 0;
+
+/// Their headers.
+#[unsafe(no_mangle)]
+pub static PROPAGATOR_FIELDS: Table = [Field {
+    name: [0; 3],
+    mask: [0; 3],
+    length: 0,
+    part: part::NONE,
+    rank: 0,
+}; FIELDS];
 
 /// Bits of [`FAULT`].
 pub mod fault {

@@ -10,6 +10,7 @@ use core::arch::asm;
 use agent_common::{
     abi::{Decision, DecisionRecord, MessageEnd, PAYLOAD_BLOCK, Segment},
     wire::chunked::Chunks,
+    wire::propagator::{Digits, PLACES},
     wire::scan::{self, Bytes, CARRY, Head, INDEX_MASK, LineStore, Lines},
 };
 
@@ -122,6 +123,11 @@ pub(crate) struct Work {
     pub(crate) message_start: u64,
     pub(crate) head: Head,
     pub(crate) lines: Lines,
+    /// Where headers of other propagators are in the block.
+    pub(crate) places: [u64; PLACES],
+    /// Index of a number that `ut_digits` shall read, and what it read.
+    pub(crate) digits_at: u64,
+    pub(crate) digits: Digits,
     pub(crate) decision: Decision,
     /// What the slot of the record under construction holds.
     pub(crate) slot_decision: Decision,
@@ -205,12 +211,17 @@ impl Found {
     pub(crate) fn of(work: &mut Work) -> Self {
         Self((&raw mut work.lines).cast())
     }
+
+    #[inline(always)]
+    pub(crate) fn at(places: &mut [u64; PLACES]) -> Self {
+        Self((&raw mut *places).cast())
+    }
 }
 
 impl LineStore for Found {
     #[inline(always)]
     fn load(&self, index: usize) -> u64 {
-        // SAFETY: a word of `Lines`; the verifier checks the index.
+        // SAFETY: a word of `Lines`, or of the places; the verifier checks the index.
         unsafe { self.0.wrapping_add(index).read_volatile() }
     }
 

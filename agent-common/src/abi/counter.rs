@@ -121,6 +121,8 @@ counters! {
     RetransmissionsSeen = 48, "retransmissions_seen";
     /// Segments sent again that carry no bytes of a message: SYN and FIN.
     RetransmissionsEmpty = 49, "retransmissions_empty";
+    /// Requests without a `traceparent` whose context in another propagator's headers is malformed.
+    PropagatorMalformed = 50, "propagator_malformed";
 }
 
 impl Counter {

@@ -86,6 +86,22 @@ pub mod head_flags {
     pub const ENCODING_OTHER: u32 = 1 << 8;
     /// A line that was cut, and therefore not read, begins like a `traceparent`.
     pub const TRACEPARENT_CUT: u32 = 1 << 9;
+    /// A trace id of another propagator was seen ([`propagator`](super::super::propagator)).
+    pub const CARRIED_TRACE: u32 = 1 << 10;
+    /// A span id, likewise.
+    pub const CARRIED_SPAN: u32 = 1 << 11;
+    /// It says that the caller recorded its part.
+    pub const CARRIED_SAMPLED: u32 = 1 << 12;
+    /// It says that the caller did not.
+    pub const CARRIED_UNSAMPLED: u32 = 1 << 13;
+    /// It is malformed, or one of its headers is there twice.
+    pub const CARRIED_BAD: u32 = 1 << 14;
+    /// All that is known of another propagator's context.
+    pub const CARRIED: u32 =
+        CARRIED_TRACE | CARRIED_SPAN | CARRIED_SAMPLED | CARRIED_UNSAMPLED | CARRIED_BAD;
+    /// Any header named `traceparent` was seen.
+    pub const ANY_TRACEPARENT: u32 =
+        TRACEPARENT | TRACEPARENT_BAD | TRACEPARENT_TWICE | TRACEPARENT_CUT;
 }
 
 /// What is known of a head. Lives across blocks and segments.
@@ -112,8 +128,10 @@ pub struct Head {
     pub method: u8,
     /// Flags of the `traceparent`.
     pub trace_flags: u8,
+    /// Place of the propagator that has filled the ids in the user's order, from 1; 0 for `traceparent`, or none.
+    pub propagator: u8,
     #[doc(hidden)]
-    pub reserved: [u8; 7],
+    pub reserved: [u8; 6],
 }
 
 /// What one block brought.
@@ -178,6 +196,13 @@ impl Lines {
     #[inline(always)]
     pub const fn has_traceparent(&self) -> bool {
         self.traceparents != 0
+    }
+
+    /// Index behind the empty line, 0 where there is none.
+    #[must_use]
+    #[inline(always)]
+    pub const fn end(&self) -> u64 {
+        self.ended
     }
 }
 
@@ -381,19 +406,20 @@ pub fn judge<B: Bytes>(bytes: &B, head: &mut Head, lines: &Lines, start: u64, en
 
 /// One bit (the highest of its byte) for each newline; the lowest set one is exact.
 #[inline(always)]
-fn find_newlines(word: u64) -> u64 {
+pub(super) fn find_newlines(word: u64) -> u64 {
     let other = word ^ 0x0a0a_0a0a_0a0a_0a0a;
     other.wrapping_sub(0x0101_0101_0101_0101) & !other & 0x8080_8080_8080_8080
 }
 
 /// Index of the lowest byte whose highest bit is set. The multiplication picks the byte's index out of the constant: no table, no branch.
 #[inline(always)]
-fn lowest(bits: u64) -> u64 {
+pub(super) fn lowest(bits: u64) -> u64 {
     let lowest = (bits & bits.wrapping_neg()) >> 7;
     lowest.wrapping_mul(0x0001_0203_0405_0607) >> 56
 }
 
-const FOLD: u64 = 0x2020_2020_2020_2020;
+/// Makes letters lower case; what else it changes is no part of a name.
+pub(super) const FOLD: u64 = 0x2020_2020_2020_2020;
 
 const fn eight(text: &[u8; 8]) -> u64 {
     u64::from_le_bytes(*text)
@@ -566,7 +592,7 @@ fn is_space(byte: u8) -> bool {
 
 /// Index of the first byte from `at` on that is no white space; at most 16 are skipped.
 #[inline(always)]
-fn skip_space<B: Bytes>(bytes: &B, mut at: u64) -> u64 {
+pub(super) fn skip_space<B: Bytes>(bytes: &B, mut at: u64) -> u64 {
     for _ in 0..16 {
         if !is_space(bytes.byte(at)) {
             break;

@@ -87,7 +87,7 @@ pub extern "C" fn ut_judge(level: u32) -> u32 {
 
 /// Indices between which the scan runs.
 #[inline(always)]
-fn range(work: &Work) -> (u64, u64) {
+pub(super) fn range(work: &Work) -> (u64, u64) {
     let start = scratch::bound(u64::from(work.scan_at));
     (
         start,

@@ -7,6 +7,7 @@
 //! keeps one that a segment boundary cuts, [`chunks`] finds the end of a chunked body. [`block`] reads bytes of the process, [`ship`] writes the records.
 
 mod block;
+mod carried;
 mod chunks;
 mod head;
 mod lines;

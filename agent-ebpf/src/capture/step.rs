@@ -13,6 +13,7 @@ use agent_common::{
 
 use super::{
     block::ut_read_block,
+    carried::ut_carried,
     lines::{outcome, ut_find_lines, ut_judge, ut_traceparent},
     ship::{BEHIND_HEAD, DETECT, finish_block, ship_again, unknown, want_snapshot},
     unfinished::{drop_saved, keep_carry, restore, save},
@@ -245,6 +246,9 @@ fn scan_step(level: u32, scratch: *mut Scratch, socket: &mut Socket, direction: 
     ut_find_lines(level);
     if work.lines.has_traceparent() {
         ut_traceparent(level);
+    }
+    if global!(PROPAGATORS) != 0 {
+        ut_carried(level);
     }
     let result = ut_judge(level);
     let stream = &mut socket.streams[direction];

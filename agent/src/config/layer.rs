@@ -6,7 +6,13 @@ use std::{path::PathBuf, str::FromStr};
 use clap::{ArgAction, Args};
 use serde::{Deserialize, Deserializer, de::Error};
 
-use super::{ConfigError, Env, fault::Fault, network::Network, otlp::Section};
+use super::{
+    ConfigError, Env,
+    fault::Fault,
+    network::Network,
+    otlp::Section,
+    propagator::{EXPECTED, Propagator},
+};
 use crate::process::{Glob, PortRange};
 
 /// What one source says; absent is `None` or empty.
@@ -75,6 +81,15 @@ pub struct Layer {
         help_heading = "Trace context between hosts"
     )]
     pub trust_context: Vec<Network>,
+    /// Take trace context also from headers of these propagators, the first one present counts: tracecontext (always first), b3, b3multi, jaeger,
+    /// or a pair of headers such as X-Trace-Id/X-Parent-Span-ID [env: OTEL_PROPAGATORS].
+    #[arg(
+        long,
+        value_name = "NAME",
+        value_delimiter = ',',
+        help_heading = "Trace context between hosts"
+    )]
+    pub propagators: Vec<Propagator>,
 
     /// Print each trace as a waterfall; the default when nothing else is configured [env: UNDERTRACE_CONSOLE].
     #[arg(long, num_args = 0..=1, default_missing_value = "true", require_equals = true, value_name = "BOOL", help_heading = "Where spans go (OTLP: OTEL_EXPORTER_OTLP_ENDPOINT and its family)")]
@@ -150,6 +165,7 @@ impl Layer {
                 "UNDERTRACE_TRUST_CONTEXT",
                 "networks such as 10.0.0.0/8, separated by commas",
             )?,
+            propagators: list(env, "OTEL_PROPAGATORS", EXPECTED)?,
             console: truth(env, "UNDERTRACE_CONSOLE")?,
             file: path("UNDERTRACE_FILE"),
             sampler: text("OTEL_TRACES_SAMPLER"),
@@ -183,6 +199,7 @@ impl Layer {
             inject: self.inject.or(lower.inject),
             inject_to: list(self.inject_to, lower.inject_to),
             trust_context: list(self.trust_context, lower.trust_context),
+            propagators: list(self.propagators, lower.propagators),
             console: self.console.or(lower.console),
             file: self.file.or(lower.file),
             sampler: self.sampler.or(lower.sampler),

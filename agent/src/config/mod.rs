@@ -9,9 +9,12 @@ pub mod file;
 pub mod layer;
 pub mod network;
 pub mod otlp;
+pub mod propagator;
 pub mod sampler;
 
 use std::{collections::HashMap, path::PathBuf, time::Duration};
+
+use agent_common::wire::propagator::Table;
 
 pub use self::{
     cli::{Cli, Command},
@@ -56,6 +59,8 @@ pub struct Config {
     pub otlp_exports: bool,
     /// Networks into whose requests trace context is written; none where it is not.
     pub inject_to: Vec<Network>,
+    /// Headers that carry trace context besides `traceparent`, where there are any.
+    pub propagators: Option<Table>,
     /// Networks whose trace context is taken; what comes from elsewhere becomes a link.
     pub trust_context: Vec<Network>,
     /// Losses to force, for tests.
@@ -185,6 +190,7 @@ impl Config {
                 (true, networks) if networks.is_empty() => Network::private(),
                 (true, networks) => networks,
             },
+            propagators: propagator::resolve(&layer.propagators)?,
             trust_context: if layer.trust_context.is_empty() {
                 Network::private()
             } else {

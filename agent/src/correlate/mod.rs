@@ -147,6 +147,7 @@ impl Context {
     #[must_use]
     pub fn undecided(exchange: &Exchange, ids: &mut Ids, threshold: u64, trusted: bool) -> Self {
         let span_id = ids.span_id();
+        let header = exchange.request.detail.context(threshold);
         let mut context = Self {
             trace_id: [0; 16],
             span_id,
@@ -158,9 +159,9 @@ impl Context {
             confidence: 100,
             propagated: false,
             rejected: None,
-            untrusted: exchange.request.detail.trace_parent.filter(|_| !trusted),
+            untrusted: header.filter(|_| !trusted),
         };
-        if let Some(header) = exchange.request.detail.trace_parent
+        if let Some(header) = header
             && trusted
         {
             context.trace_id = header.trace_id;

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use crate::config::Network;
+use crate::{config::Network, protocol::ParserConfig};
 
 /// Limits and choices of the pipeline. Every limit has a counter for what it turns away.
 #[derive(Clone, Debug)]
@@ -25,6 +25,8 @@ pub struct PipelineConfig {
     pub sampling_threshold: u64,
     /// Networks whose `traceparent` is taken.
     pub trusted: Vec<Network>,
+    /// What parsers are told.
+    pub parsers: ParserConfig,
     /// Export `url.query` as it is.
     pub record_query: bool,
     /// Make spans of other processes' OTLP exports.
@@ -43,6 +45,7 @@ impl Default for PipelineConfig {
             facts_wait: Duration::from_millis(100),
             sampling_threshold: 0,
             trusted: Network::private(),
+            parsers: ParserConfig::default(),
             record_query: false,
             trace_otlp_exports: false,
         }

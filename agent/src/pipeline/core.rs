@@ -296,7 +296,8 @@ impl Core {
                     .or_else(|| self.rejected_late(exchange, decided));
                 let mut context = Context::of(decided, rejected);
                 if decided.has(decision_flags::UNTRUSTED) {
-                    context.untrusted = exchange.request.detail.trace_parent;
+                    let threshold = self.config.sampling_threshold;
+                    context.untrusted = exchange.request.detail.context(threshold);
                 }
                 context
             }

@@ -5,7 +5,7 @@ use agent_common::abi::{Direction, Role};
 use crate::{
     conn::Reader,
     process::ProcessKey,
-    protocol::{Item, Mark, Parser, Side, registry},
+    protocol::{Item, Mark, Parser, ParserConfig, Side, registry},
     telemetry::Counters,
 };
 
@@ -28,6 +28,7 @@ pub(super) struct Feed<'a> {
     pub(super) untouched: bool,
     pub(super) starting: Option<bool>,
     pub(super) items: &'a mut Vec<Item>,
+    pub(super) parsers: &'a ParserConfig,
     pub(super) counters: &'a Counters,
 }
 
@@ -58,7 +59,7 @@ impl Feed<'_> {
             Direction::Send => Role::Client,
             Direction::Receive => Role::Server,
         };
-        let mut parser = protocol.parser(first);
+        let mut parser = protocol.parser(first, self.parsers);
         parser.start(side, mark, self.starting.unwrap_or(true), self.items);
         parser.bytes(side, mark, bytes, self.items);
         *self.speech = Speech::Parsed(parser, requests);

@@ -80,6 +80,7 @@ macro_rules! feed {
             direction: $direction,
             starting: None,
             items: &mut $core.items,
+            parsers: &$core.config.parsers,
             counters: &$core.counters,
         }
     };

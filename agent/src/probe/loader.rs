@@ -7,6 +7,7 @@ use aya::{
     Btf, Ebpf, EbpfLoader, Endianness, VerifierLogLevel,
     programs::{Program, ProgramError},
 };
+use zerocopy::IntoBytes as _;
 
 use super::{
     error::ProbeError,
@@ -101,6 +102,9 @@ pub(super) fn loader<'a>(btf: &'a Btf, settings: &'a Settings) -> EbpfLoader<'a>
             Value::U32(value) => loader.override_global(name, value, false),
             Value::U64(value) => loader.override_global(name, value, false),
         };
+    }
+    if let Some(fields) = &settings.propagators {
+        loader.override_global("PROPAGATOR_FIELDS", fields.as_bytes(), false);
     }
     for (name, size) in &settings.map_sizes {
         loader.map_max_entries(name, *size);

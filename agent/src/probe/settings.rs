@@ -3,6 +3,8 @@
 //! Input: the configuration. Output: [`Settings`], values of read-only globals (agent-ebpf `globals.rs`) and sizes of maps. The verifier sees
 //! the values as constants and leaves out the branches that cannot be taken.
 
+use agent_common::wire::propagator::Table;
+
 use crate::{
     config::{Config, Fault},
     kernel::offsets::Offsets,
@@ -25,6 +27,8 @@ pub struct Settings {
     pub globals: Vec<(&'static str, Value)>,
     /// (name of a map, its entries, or its bytes for the ring buffer). A map that is not listed keeps the size in the object.
     pub map_sizes: Vec<(&'static str, u32)>,
+    /// Headers of other propagators than `traceparent`, where there are any: the global `PROPAGATOR_FIELDS`.
+    pub propagators: Option<Table>,
 }
 
 /// Bits of the global `FAULT`, agent-ebpf `globals::fault`.
@@ -55,7 +59,7 @@ impl Settings {
             globals: globals
                 .map(|(name, value)| (*name, Value::U32(*value)))
                 .collect(),
-            map_sizes: Vec::new(),
+            ..Self::default()
         }
     }
 
@@ -81,6 +85,10 @@ impl Settings {
                 ),
                 ("SAMPLE_THRESHOLD", Value::U64(config.sampler.threshold())),
                 (
+                    "PROPAGATORS",
+                    Value::U32(u32::from(config.propagators.is_some())),
+                ),
+                (
                     "REQUEST_LIFETIME_NS",
                     Value::U64(config.request_lifetime().as_nanos() as u64),
                 ),
@@ -94,6 +102,7 @@ impl Settings {
             } else {
                 Vec::new()
             },
+            propagators: config.propagators,
         }
     }
 
@@ -109,6 +118,7 @@ impl Settings {
     pub fn and(mut self, other: &Self) -> Self {
         self.globals.extend(&other.globals);
         self.map_sizes.extend(&other.map_sizes);
+        self.propagators = other.propagators.or(self.propagators);
         self
     }
 }
@@ -138,6 +148,8 @@ mod tests {
         assert_eq!(value(&settings, "SAMPLE_THRESHOLD"), Some(Value::U64(0)));
         assert_eq!(value(&settings, "OWN_TGID"), Some(Value::U32(42)));
         assert_eq!(value(&settings, "FAULT"), Some(Value::U32(0)));
+        assert_eq!(value(&settings, "PROPAGATORS"), Some(Value::U32(0)));
+        assert_eq!(settings.propagators, None);
     }
 
     #[test]

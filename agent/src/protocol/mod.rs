@@ -20,7 +20,12 @@
 pub mod http1;
 pub mod registry;
 
-use agent_common::abi::{MessageEnd, StreamState};
+use std::sync::Arc;
+
+use agent_common::{
+    abi::{MessageEnd, StreamState},
+    wire::propagator::Field,
+};
 
 use crate::process::ProcessKey;
 
@@ -102,7 +107,14 @@ pub trait Protocol: Sync {
     fn recognise(&self, bytes: &[u8]) -> Recognition;
 
     /// A parser for one connection that is not in the middle of a message when `at_start`, and is somewhere unknown otherwise.
-    fn parser(&self, at_start: bool) -> Box<dyn Parser>;
+    fn parser(&self, at_start: bool, config: &ParserConfig) -> Box<dyn Parser>;
+}
+
+/// What parsers are told.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct ParserConfig {
+    /// Headers of other propagators than `traceparent`.
+    pub propagators: Arc<[Field]>,
 }
 
 /// Follows one connection, both sides.

@@ -8,7 +8,10 @@ use std::{
     time::Duration,
 };
 
-use agent_common::abi::{Counter, LiveRequest, Verdict};
+use agent_common::{
+    abi::{Counter, LiveRequest, Verdict},
+    wire::propagator::part,
+};
 use tracing::{info, warn};
 
 use super::{
@@ -44,6 +47,7 @@ use crate::{
         Host, IdentityOptions, NoProc, Proc, ProcSource, ProcessChange, ProcessKey, ProcessTable,
         Selection,
     },
+    protocol::ParserConfig,
     telemetry::Counters,
 };
 
@@ -80,11 +84,11 @@ pub fn run(config: &Config, record: Option<(&Path, bool)>) -> Result<(), RunErro
     let settings = settings
         .with("INJECT", Value::U32(u32::from(injection.is_some())))
         .and(&Settings {
-            globals: Vec::new(),
             map_sizes: match injection {
                 Some(_) => Vec::new(),
                 None => vec![("INJECTIONS", 1)],
             },
+            ..Settings::default()
         });
     let mut loaded = kernel.load_with(&settings, injection.as_ref())?;
     let injector = injection.and_then(|shared| injection::load(&shared, config, &kernel.offsets));
@@ -182,6 +186,17 @@ pub fn run(config: &Config, record: Option<(&Path, bool)>) -> Result<(), RunErro
     agent.finish(outputs)
 }
 
+/// What the parsers of protocols are told.
+pub(super) fn parser_config(config: &Config) -> ParserConfig {
+    let fields = config.propagators.unwrap_or_default();
+    ParserConfig {
+        propagators: fields
+            .into_iter()
+            .filter(|field| field.part != part::NONE)
+            .collect(),
+    }
+}
+
 fn pipeline_config(config: &Config, seed: u64) -> PipelineConfig {
     let defaults = PipelineConfig::default();
     PipelineConfig {
@@ -195,6 +210,7 @@ fn pipeline_config(config: &Config, seed: u64) -> PipelineConfig {
         response_timeout: config.request_lifetime(),
         trusted: config.trust_context.clone(),
         record_query: config.query,
+        parsers: parser_config(config),
         trace_otlp_exports: config.otlp_exports || config.faults.contains(&Fault::TraceOwn),
         ..defaults
     }

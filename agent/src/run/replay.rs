@@ -33,6 +33,7 @@ pub fn replay(path: &Path, config: &Config) -> Result<(), RunError> {
             response_timeout: config.request_lifetime(),
             trusted: config.trust_context.clone(),
             record_query: config.query,
+            parsers: super::live::parser_config(config),
             trace_otlp_exports: config.otlp_exports,
             ..PipelineConfig::default()
         },

@@ -18,6 +18,7 @@ mod http1_sockets;
 mod identity;
 mod inject;
 mod namespaces;
+mod propagators;
 mod record;
 mod safety;
 
@@ -100,6 +101,7 @@ pub(crate) fn all() -> impl Iterator<Item = &'static Scenario> {
         http1_loss::SCENARIOS,
         http1_sockets::SCENARIOS,
         context::SCENARIOS,
+        propagators::SCENARIOS,
         inject::SCENARIOS,
         causality::SCENARIOS,
         identity::SCENARIOS,

@@ -14,6 +14,7 @@ use std::{
     path::Path,
 };
 
+use agent_common::wire::propagator::Table;
 use aya::{Btf, Ebpf, Endianness};
 use aya_obj::{
     Object,
@@ -33,6 +34,7 @@ use super::{
     settings::{Settings, Value},
     stats,
 };
+use crate::config::propagator::{self, Propagator};
 
 /// What one program cost.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
@@ -66,7 +68,12 @@ pub fn run(out: &mut impl Write) -> Result<bool, VerifyError> {
     // With everything that can be switched on, and the spare programs wherever they are needed.
     let everything = Settings::default()
         .with("PREEMPTIBLE", Value::U32(1))
-        .with("INJECT", Value::U32(1));
+        .with("INJECT", Value::U32(1))
+        .with("PROPAGATORS", Value::U32(1));
+    let everything = Settings {
+        propagators: every_propagator(),
+        ..everything
+    };
     let settings = kernel.complete(&everything);
     let mut all_load = true;
     for object in OBJECTS {
@@ -98,6 +105,19 @@ pub enum VerifyError {
     /// The output cannot be written.
     #[error("cannot write the results")]
     Output(#[from] std::io::Error),
+}
+
+/// As many headers of propagators as there may be.
+fn every_propagator() -> Option<Table> {
+    let pair = |number| {
+        Propagator::Pair(
+            format!("x-trace-id-{number}"),
+            format!("x-span-id-{number}"),
+        )
+    };
+    let all = [Propagator::B3, Propagator::B3Multi, Propagator::Jaeger];
+    let all: Vec<_> = all.into_iter().chain((0..3).map(pair)).collect();
+    propagator::resolve(&all).ok().flatten()
 }
 
 fn verify(

@@ -10,8 +10,10 @@ mod parser;
 #[cfg(test)]
 mod tests;
 
+use std::sync::Arc;
+
 pub use self::head::{Framing, Method, RequestHead, ResponseHead};
-use super::{Parser, Protocol, Recognition, Side};
+use super::{Parser, ParserConfig, Protocol, Recognition, Side};
 
 /// The registry's entry.
 pub struct Http1;
@@ -47,8 +49,9 @@ impl Protocol for Http1 {
         }
     }
 
-    fn parser(&self, at_start: bool) -> Box<dyn Parser> {
-        Box::new(parser::Http1Parser::new(at_start))
+    fn parser(&self, at_start: bool, config: &ParserConfig) -> Box<dyn Parser> {
+        let propagators = Arc::clone(&config.propagators);
+        Box::new(parser::Http1Parser::new(at_start, propagators))
     }
 }
 

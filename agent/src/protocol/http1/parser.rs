@@ -3,9 +3,12 @@
 //! Each side is in a [`Phase`]. Requests that wait for their response are remembered by what they say of its framing. After a loss nothing is
 //! paired until a request begins at a turn: then no earlier request can be waiting.
 
-use std::{collections::VecDeque, mem};
+use std::{collections::VecDeque, mem, sync::Arc};
 
-use agent_common::abi::{MessageEnd, StreamState};
+use agent_common::{
+    abi::{MessageEnd, StreamState},
+    wire::propagator::Field,
+};
 
 use super::{
     Framing, Method,
@@ -37,16 +40,19 @@ pub(super) struct Http1Parser {
     waiting: VecDeque<Expected>,
     /// Requests and responses can be paired.
     synced: bool,
+    /// Headers of other propagators than `traceparent`.
+    propagators: Arc<[Field]>,
 }
 
 impl Http1Parser {
-    pub(super) const fn new(at_start: bool) -> Self {
+    pub(super) fn new(at_start: bool, propagators: Arc<[Field]>) -> Self {
         let phase = if at_start { Phase::Start } else { Phase::Lost };
         Self {
             request: Half::new(phase),
             response: Half::new(phase),
             waiting: VecDeque::new(),
             synced: at_start,
+            propagators,
         }
     }
 
@@ -125,7 +131,7 @@ impl Http1Parser {
     /// The head in `bytes` is complete; `mark` is where and when its last byte passed.
     fn head_complete(&mut self, side: Side, bytes: &[u8], mark: Mark, items: &mut Vec<Item>) {
         match side {
-            Side::Request => match parse_request(bytes) {
+            Side::Request => match parse_request(bytes, &self.propagators) {
                 Some(detail) => self.request_head(detail, mark, items),
                 None => self.unrecognised(side, items),
             },
@@ -152,7 +158,7 @@ impl Http1Parser {
         };
         let length = match side {
             Side::Request => {
-                let detail = parse_whole_request(bytes)?;
+                let detail = parse_whole_request(bytes, &self.propagators)?;
                 let (length, end) = (detail.length, end(detail.length));
                 self.request.next = end.position;
                 self.request_head(detail, end, items);

@@ -8,7 +8,7 @@ use crate::{
 
 /// What a parser finds in requests that arrive in these pieces, all at the same time.
 fn items(pieces: &[&[u8]]) -> Vec<Item> {
-    let mut parser = Http1.parser(true);
+    let mut parser = Http1.parser(true, &ParserConfig::default());
     let mut items = Vec::new();
     let mut mark = Mark {
         position: 0,
