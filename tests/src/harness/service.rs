@@ -37,7 +37,20 @@ pub(crate) fn nginx(
     nginx_in(context, None, template, port, values)
 }
 
-/// The same in a network namespace.
+/// Starts an nginx that serves the files of its folder `html`.
+///
+/// # Errors
+/// As [`nginx`].
+pub(crate) fn static_nginx(context: &Context, port: u16) -> Result<Program> {
+    nginx(
+        context,
+        "static.conf",
+        port,
+        &[("LISTEN", ""), ("SENDFILE", "on")],
+    )
+}
+
+/// The same as [`nginx`] in a network namespace.
 ///
 /// # Errors
 /// As [`nginx`].

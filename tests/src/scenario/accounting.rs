@@ -49,12 +49,7 @@ fn with_fault(
     work: impl FnOnce(u16) -> Result<()>,
 ) -> Result<(Statistics, Spans)> {
     let port = context.port();
-    let _nginx = service::nginx(
-        context,
-        "static.conf",
-        port,
-        &[("LISTEN", ""), ("SENDFILE", "on")],
-    )?;
+    let _nginx = service::static_nginx(context, port)?;
     let collector = Collector::start()?;
     let agent = Setup::grpc(&collector)
         .port(port)
@@ -363,12 +358,7 @@ fn control_wrong_link(context: &mut Context) -> Result<()> {
 /// An agent that traces itself sees its own exports: what keeps the loop from closing is what `export_no_feedback_loop` proves.
 fn control_trace_own(context: &mut Context) -> Result<()> {
     let port = context.port();
-    let _nginx = service::nginx(
-        context,
-        "static.conf",
-        port,
-        &[("LISTEN", ""), ("SENDFILE", "on")],
-    )?;
+    let _nginx = service::static_nginx(context, port)?;
     let collector = Collector::start()?;
     let agent = Setup::http(&collector)
         .arg("--fault")

@@ -52,12 +52,7 @@ fn proxy(backend: &str, keepalive: bool) -> [(&str, &str); 3] {
 /// Any letter case of the name, blanks around the value, unknown versions, flags, tracestate; unsampled traces are counted and not sent.
 fn incoming_traceparent_adopted(context: &mut Context) -> Result<()> {
     let port = context.port();
-    let _nginx = service::nginx(
-        context,
-        "static.conf",
-        port,
-        &[("LISTEN", ""), ("SENDFILE", "on")],
-    )?;
+    let _nginx = service::static_nginx(context, port)?;
     let collector = Collector::start()?;
     let agent = Setup::grpc(&collector)
         .arg("--exe")
@@ -132,12 +127,7 @@ fn incoming_traceparent_adopted(context: &mut Context) -> Result<()> {
 /// W3C Trace Context 3.2: what is malformed is as if it were not there.
 fn malformed_traceparent_ignored(context: &mut Context) -> Result<()> {
     let port = context.port();
-    let _nginx = service::nginx(
-        context,
-        "static.conf",
-        port,
-        &[("LISTEN", ""), ("SENDFILE", "on")],
-    )?;
+    let _nginx = service::static_nginx(context, port)?;
     let collector = Collector::start()?;
     let agent = Setup::http(&collector)
         .arg("--exe")
@@ -347,12 +337,7 @@ fn untrusted_becomes_a_link(context: &mut Context) -> Result<()> {
 /// Pipelined requests to a service that is not traced: their records would stay for as long as the agent runs.
 fn record_that_nobody_takes(context: &mut Context) -> Result<()> {
     let port = context.port();
-    let _nginx = service::nginx(
-        context,
-        "static.conf",
-        port,
-        &[("LISTEN", ""), ("SENDFILE", "on")],
-    )?;
+    let _nginx = service::static_nginx(context, port)?;
     let agent = Setup::bare()
         .arg("--exe")
         .arg("scenarios")

@@ -110,12 +110,7 @@ fn traced(
     setup: Setup,
 ) -> Result<(crate::harness::process::Program, u16, Agent)> {
     let port = context.port();
-    let nginx = service::nginx(
-        context,
-        "static.conf",
-        port,
-        &[("LISTEN", ""), ("SENDFILE", "on")],
-    )?;
+    let nginx = service::static_nginx(context, port)?;
     let agent = setup.arg("--exe").arg("nginx").start(context)?;
     Ok((nginx, port, agent))
 }

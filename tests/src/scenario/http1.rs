@@ -10,9 +10,6 @@ use crate::harness::{
     process::Program, service, trace::RESPONSE_BODY,
 };
 
-/// Values of `static.conf` that most scenarios use.
-pub(super) const PLAIN: [(&str, &str); 2] = [("LISTEN", ""), ("SENDFILE", "on")];
-
 pub(super) const SCENARIOS: &[Scenario] = &[
     Scenario::core("http1_keepalive_exact_counts", keepalive_exact_counts),
     Scenario::core(
@@ -33,7 +30,7 @@ pub(super) const SCENARIOS: &[Scenario] = &[
 fn keepalive_exact_counts(context: &mut Context) -> Result<()> {
     const REQUESTS: usize = 200;
     let port = context.port();
-    let _nginx = service::nginx(context, "static.conf", port, &PLAIN)?;
+    let _nginx = service::static_nginx(context, port)?;
     let collector = Collector::start()?;
     let agent = Setup::grpc(&collector).port(port).start(context)?;
     let mut connections: Vec<_> = (0..8)
@@ -94,7 +91,7 @@ pub(super) fn pair(client: &str, server: &str, path: &str) -> String {
 
 fn pipelined_five_in_one_write(context: &mut Context) -> Result<()> {
     let port = context.port();
-    let _nginx = service::nginx(context, "static.conf", port, &PLAIN)?;
+    let _nginx = service::static_nginx(context, port)?;
     let collector = Collector::start()?;
     let agent = Setup::grpc(&collector)
         .arg("--exe")
@@ -166,7 +163,7 @@ fn reset_and_unanswered(context: &mut Context) -> Result<()> {
 /// blocked in its read when the agent came, so that message may be missing, and the second is exact.
 fn older_connection_second_message_exact(context: &mut Context) -> Result<()> {
     let (nginx, python) = (context.port(), context.port());
-    let _nginx = service::nginx(context, "static.conf", nginx, &PLAIN)?;
+    let _nginx = service::static_nginx(context, nginx)?;
     let _python = service::python(context, "threads.py", python, &[])?;
     let mut to_nginx = Connection::open(nginx)?;
     let mut to_python = Connection::open(python)?;

@@ -4,7 +4,7 @@ use std::fs::File;
 
 use anyhow::Result;
 
-use super::{Scenario, http1::PLAIN};
+use super::Scenario;
 use crate::harness::{
     Context, PATIENCE,
     agent::Setup,
@@ -142,7 +142,7 @@ fn large_body_sizes_exact(context: &mut Context) -> Result<()> {
     const FILE: u64 = 12_345_678;
     const MADE: usize = 3_000_001;
     let (sendfile, plain, python) = (context.port(), context.port(), context.port());
-    let _one = service::nginx(context, "static.conf", sendfile, &PLAIN)?;
+    let _one = service::static_nginx(context, sendfile)?;
     let _two = service::nginx(
         context,
         "static.conf",

@@ -37,12 +37,7 @@ const ANSWER: &[u8] = b"HTTP/1.1 200 OK\r\nContent-Length: 6\r\n\r\nhello\n";
 /// the cut is.
 fn head_split_at_every_byte(context: &mut Context) -> Result<()> {
     let port = context.port();
-    let _nginx = service::nginx(
-        context,
-        "static.conf",
-        port,
-        &[("LISTEN", ""), ("SENDFILE", "on")],
-    )?;
+    let _nginx = service::static_nginx(context, port)?;
     let collector = Collector::start()?;
     let agent = Setup::grpc(&collector)
         .arg("--exe")
@@ -86,12 +81,7 @@ fn head_split_at_every_byte(context: &mut Context) -> Result<()> {
 /// Heads up to 16 KiB in one write and in pieces, with the trace context as the first or as the last line.
 fn large_head_16k(context: &mut Context) -> Result<()> {
     let port = context.port();
-    let _nginx = service::nginx(
-        context,
-        "static.conf",
-        port,
-        &[("LISTEN", ""), ("SENDFILE", "on")],
-    )?;
+    let _nginx = service::static_nginx(context, port)?;
     let collector = Collector::start()?;
     let agent = Setup::grpc(&collector)
         .arg("--exe")
@@ -266,12 +256,7 @@ fn garbage_stops_nothing(context: &mut Context) -> Result<()> {
     let server = Scripted::start_raw(context)?;
     let port = server.port();
     let nginx_port = context.port();
-    let _nginx = service::nginx(
-        context,
-        "static.conf",
-        nginx_port,
-        &[("LISTEN", ""), ("SENDFILE", "on")],
-    )?;
+    let _nginx = service::static_nginx(context, nginx_port)?;
     let collector = Collector::start()?;
     let agent = Setup::grpc(&collector)
         .port(port)

@@ -198,12 +198,7 @@ fn mptcp_listener(context: &mut Context) -> Result<()> {
 /// Nobody listens: no span is invented, nothing is left open, and the next request is exact.
 fn connect_failed(context: &mut Context) -> Result<()> {
     let (closed, port) = (context.port(), context.port());
-    let _nginx = service::nginx(
-        context,
-        "static.conf",
-        port,
-        &[("LISTEN", ""), ("SENDFILE", "on")],
-    )?;
+    let _nginx = service::static_nginx(context, port)?;
     let collector = Collector::start()?;
     let agent = Setup::grpc(&collector)
         .port(closed)

@@ -26,12 +26,7 @@ fn names(context: &mut Context) -> Result<()> {
         service::python_in(context, None, "threads.py", port, &[], environment)
     };
     let resource = "service.name=from-resource,service.version=7,team=blue%20sky";
-    let _nginx = service::nginx(
-        context,
-        "static.conf",
-        ports[0],
-        &[("LISTEN", ""), ("SENDFILE", "on")],
-    )?;
+    let _nginx = service::static_nginx(context, ports[0])?;
     let _plain = script(ports[1], &[])?;
     let _named = script(
         ports[2],
@@ -104,12 +99,7 @@ fn names(context: &mut Context) -> Result<()> {
 fn short_lived_processes(context: &mut Context) -> Result<()> {
     const COUNT: usize = 15;
     let port = context.port();
-    let _nginx = service::nginx(
-        context,
-        "static.conf",
-        port,
-        &[("LISTEN", ""), ("SENDFILE", "on")],
-    )?;
+    let _nginx = service::static_nginx(context, port)?;
     let collector = Collector::start()?;
     let agent = Setup::grpc(&collector).port(port).start(context)?;
     let curl = service::program("curl")?;
@@ -144,12 +134,7 @@ fn short_lived_processes(context: &mut Context) -> Result<()> {
 /// Three servers, each selector in turn: nothing but what is selected leaves the agent.
 fn selectors_bound_what_is_exported(context: &mut Context) -> Result<()> {
     let (one, two, three) = (context.port(), context.port(), context.port());
-    let nginx = service::nginx(
-        context,
-        "static.conf",
-        one,
-        &[("LISTEN", ""), ("SENDFILE", "on")],
-    )?;
+    let nginx = service::static_nginx(context, one)?;
     let python = service::python(context, "threads.py", two, &[])?;
     let _other = service::python(context, "threads.py", three, &[])?;
     let worker = crate::harness::process::children_of(nginx.pid())

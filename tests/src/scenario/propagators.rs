@@ -72,12 +72,7 @@ const UNSAMPLED: [&str; 3] = [
 
 fn start(context: &Context) -> Result<(u16, impl Drop + use<>)> {
     let port = context.port();
-    let nginx = service::nginx(
-        context,
-        "static.conf",
-        port,
-        &[("LISTEN", ""), ("SENDFILE", "on")],
-    )?;
+    let nginx = service::static_nginx(context, port)?;
     Ok((port, nginx))
 }
 
