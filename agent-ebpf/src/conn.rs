@@ -57,6 +57,8 @@ pub(crate) mod flags {
     pub(crate) const UNDER_WAY: u32 = 1 << 12;
     /// Context that comes from the peer is taken.
     pub(crate) const TRUSTED: u32 = 1 << 13;
+    /// It stands in `STATES`.
+    pub(crate) const STATE_KEPT: u32 = 1 << 14;
 }
 
 /// Bits of [`Request::flags`].

@@ -7,14 +7,14 @@ use core::arch::asm;
 
 use agent_common::{
     abi::{
-        Counter, Direction, Header, Injection, InjectionSlot, InjectionState, Kind, PolicyKind,
-        decision_flags,
+        Counter, Decision, Direction, Header, Injection, InjectionSlot, InjectionState, Kind,
+        PolicyKind, Source, decision_flags,
     },
     kernel_fields::ABSENT,
     wire::{
         http1,
         inject::{self, Action, Reason, Request},
-        scan::head_flags,
+        scan::{self, Bytes as _, head_flags},
     },
 };
 
@@ -23,8 +23,8 @@ use crate::{
     decide, emit,
     globals::{fault, faulty, global},
     kernel::sock,
-    maps::{INJECTIONS, add, count},
-    scratch::{self, Work},
+    maps::{INJECTIONS, STATES, add, count},
+    scratch::{self, View, Work},
 };
 
 /// Places further inside a send than this are left alone: the kernel copies what lies before them.
@@ -116,9 +116,100 @@ pub(crate) fn inserted(sk: u64, socket: &Socket, sequence: u32) -> u32 {
     }
 }
 
+/// Takes the value of the `tracestate` among the lines found: of a request that is read.
+///
+/// A global function: the verifier checks it once.
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub extern "C" fn ut_take_state(level: u32) -> u32 {
+    let Some(scratch) = scratch::get(level) else {
+        return 0;
+    };
+    let view = View::of(scratch);
+    let work = &mut scratch.work;
+    let (at, length) = scan::state_value(&view, &work.lines);
+    if length > u64::from(inject::STATE_LIMIT) || work.lines.states() > 1 || work.kept.length != 0 {
+        work.head.flags |= head_flags::STATE_LOST;
+        return 0;
+    }
+    let mut visible = true;
+    for index in 0..work.kept.value.len() {
+        let word = view.word(at.wrapping_add(index as u64 * 8));
+        work.kept.value[index] = word;
+        visible &= inject::is_visible(word, length.saturating_sub(index as u64 * 8));
+    }
+    if visible {
+        work.kept.length = length as u32;
+    } else {
+        work.head.flags |= head_flags::STATE_LOST;
+    }
+    0
+}
+
+/// Keeps the `tracestate` of the request that was read and decided, if its own context was adopted.
+///
+/// A global function: the verifier checks it once.
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub extern "C" fn ut_keep_state(level: u32) -> u32 {
+    let Some(scratch) = scratch::get(level) else {
+        return 0;
+    };
+    let work = &mut scratch.work;
+    let adopted = work.direction == Direction::Receive as u32
+        && work.decisions != 0
+        && work.decision.position == work.message_start
+        && work.decision.direction == Direction::Receive as u8
+        && work.head.flags & head_flags::TRACEPARENT != 0
+        && decide::words(work.decision.trace_id) == work.head.trace_id;
+    if !adopted {
+        return 0;
+    }
+    if work.head.flags & head_flags::STATE_LOST != 0 {
+        count(Counter::InjectStatesDropped);
+        return 0;
+    }
+    let Some(socket) = conn::find(work.sk) else {
+        return 0;
+    };
+    if work.kept.length == 0 {
+        return 0;
+    }
+    work.kept.sk = work.sk;
+    work.kept.position = work.decision.position;
+    if STATES.insert(work.sk, &work.kept, 0).is_ok() {
+        socket.flags |= flags::STATE_KEPT;
+    } else {
+        count(Counter::InjectStatesDropped);
+    }
+    0
+}
+
+/// The `tracestate` of the request on whose behalf a request is sent, as length; 0 for none.
+#[inline(always)]
+fn state_of_parent(socket: &Socket, decision: &Decision) -> u32 {
+    let parent = socket.request.parent_sk;
+    if parent == 0 || decision.source != Source::Causal as u8 {
+        return 0;
+    }
+    let Some(kept) = STATES.get_ptr(parent) else {
+        return 0;
+    };
+    // SAFETY: plain words; who uses the bytes looks again whose they are.
+    let kept = unsafe { &*kept };
+    if kept.sk == parent && kept.position == decision.parent_position {
+        kept.length
+    } else {
+        0
+    }
+}
+
 /// A connection is over.
 #[inline(always)]
 pub(crate) fn forget(sk: u64, socket: &Socket) {
+    if global!(INJECT) != 0 && socket.has(flags::STATE_KEPT) {
+        let _ = STATES.remove(sk);
+    }
     if global!(INJECT) != 0 && socket.has(flags::INJECTABLE) {
         let _ = INJECTIONS.remove(sk);
     }
@@ -160,12 +251,18 @@ fn instruct(work: &Work, socket: &mut Socket, injection: &mut Injection) {
     let decision = &work.decision;
     let own = decision.decision_flags & decision_flags::APPLICATION_CONTEXT != 0;
     let trace_id = decide::words(decision.trace_id);
+    let mut state_length = state_of_parent(socket, decision);
+    if state_length != 0 && injection.count != 0 && injection.state_length != 0 {
+        // One for each send.
+        count(Counter::InjectStatesDropped);
+        state_length = 0;
+    }
     let choice = inject::choose(&Request {
         flags: work.head.flags,
         ending: work.ending,
         end: work.cursor,
         value_at: work.value_at,
-        state_length: 0,
+        state_length,
         method: work.head.method,
         proven: socket.streams[Direction::Send as usize].proven != 0,
         forwarded: !own
@@ -202,6 +299,15 @@ fn instruct(work: &Work, socket: &mut Socket, injection: &mut Injection) {
     slot.trace_id = trace_id;
     slot.span_id = u64::from_ne_bytes(decision.span_id);
     slot.trace_flags = u64::from(decision.trace_flags);
+    if index == 0 {
+        injection.state_length = 0;
+    }
+    if choice.length > inject::LINE {
+        injection.state_sk = socket.request.parent_sk;
+        injection.state_position = decision.parent_position;
+        injection.state_length = state_length;
+        injection.state_slot = index;
+    }
     socket.planned = planned;
     injection.pid_tgid = work.pid_tgid;
     injection.length = work.length;

@@ -1,7 +1,7 @@
 //! The maps, with their sizes and what they cost. Who writes each and who deletes its entries stands in ARCHITECTURE.md.
 
 use agent_common::abi::{
-    Counter, EventLoop, Injection, LIVE_BATCH, LiveRequest, Policy, SELECTION_WORDS,
+    Counter, EventLoop, Injection, KeptState, LIVE_BATCH, LiveRequest, Policy, SELECTION_WORDS,
 };
 use aya_ebpf::{
     macros::map,
@@ -32,6 +32,8 @@ pub(crate) const FORWARDS_MAX: u32 = 16_384;
 pub(crate) const RUNTIMES_MAX: u32 = 4_096;
 /// Connections into whose requests something is written: 2 MB, or one entry where that is off.
 pub(crate) const INJECTIONS_MAX: u32 = 8_192;
+/// Connections whose newest request brought a `tracestate` along: 1.3 MB, or one entry where nothing is written.
+pub(crate) const STATES_MAX: u32 = 4_096;
 /// Networks whose context is taken.
 pub(crate) const TRUSTED_MAX: u32 = 256;
 /// One bit per port: 8 KiB.
@@ -65,6 +67,8 @@ pub(crate) static RUNTIMES: HashMap<u32, EventLoop> = HashMap::with_max_entries(
 #[map]
 pub(crate) static INJECTIONS: HashMap<u64, Injection> =
     HashMap::with_max_entries(INJECTIONS_MAX, 0);
+#[map]
+pub(crate) static STATES: HashMap<u64, KeptState> = HashMap::with_max_entries(STATES_MAX, 0);
 #[map]
 pub(crate) static LIVE: Array<LiveRequest> = Array::with_max_entries(LIVE_BATCH, 0);
 #[map]

@@ -8,7 +8,7 @@
 use core::arch::asm;
 
 use agent_common::{
-    abi::{Decision, DecisionRecord, MessageEnd, PAYLOAD_BLOCK, Segment},
+    abi::{Decision, DecisionRecord, KeptState, MessageEnd, PAYLOAD_BLOCK, Segment},
     wire::chunked::Chunks,
     wire::propagator::{Digits, PLACES},
     wire::scan::{self, Bytes, CARRY, Head, INDEX_MASK, LineStore, Lines},
@@ -123,6 +123,8 @@ pub(crate) struct Work {
     pub(crate) message_start: u64,
     pub(crate) head: Head,
     pub(crate) lines: Lines,
+    /// The `tracestate` of the head at hand, where it is needed; none where its length is 0.
+    pub(crate) kept: KeptState,
     /// Where headers of other propagators are in the block.
     pub(crate) places: [u64; PLACES],
     /// Index of a number that `ut_digits` shall read, and what it read.

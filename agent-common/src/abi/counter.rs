@@ -123,6 +123,10 @@ counters! {
     RetransmissionsEmpty = 49, "retransmissions_empty";
     /// Requests without a `traceparent` whose context in another propagator's headers is malformed.
     PropagatorMalformed = 50, "propagator_malformed";
+    /// `tracestate` lines written beside a `traceparent`.
+    InjectStates = 51, "inject_states";
+    /// Requests whose `tracestate` is not carried on: malformed, longer than 256 bytes, in several lines, cut, or beyond what is kept at one time.
+    InjectStatesDropped = 52, "inject_states_dropped";
 }
 
 impl Counter {

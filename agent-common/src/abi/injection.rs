@@ -2,6 +2,8 @@
 
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
+use crate::wire::inject::STATE_LIMIT;
+
 /// Where a connection stands. Numbers of [`Injection::state`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u32)]
@@ -59,8 +61,36 @@ pub struct Injection {
     pub start: u32,
     /// Sequence number behind the last byte that was put in: as long as `write_seq` is below it, `inserted` counts bytes that are still to come.
     pub until: u32,
+    /// Key in `STATES` of the `tracestate` that goes into the slot below, and position of the request that brought it in; 0 for none.
+    pub state_sk: u64,
+    /// Position of that request.
+    pub state_position: u64,
+    /// Bytes of its value, at most [`STATE_LIMIT`](crate::wire::inject::STATE_LIMIT).
+    pub state_length: u32,
+    /// Index of the slot.
+    pub state_slot: u32,
     /// What to write, in order of place.
     pub slots: [InjectionSlot; InjectionSlot::COUNT],
 }
 
-const _: () = assert!(size_of::<InjectionSlot>() == 40 && size_of::<Injection>() == 200);
+const _: () = assert!(size_of::<InjectionSlot>() == 40 && size_of::<Injection>() == 224);
+
+/// Value of `STATES` (key: sock pointer): the `tracestate` of the newest request of a connection that had one, as it came.
+#[derive(
+    Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout,
+)]
+#[repr(C)]
+pub struct KeptState {
+    /// The key: an entry that is replaced while somebody reads it differs in this or in the position.
+    pub sk: u64,
+    /// Position of the request's first byte.
+    pub position: u64,
+    /// Bytes of the value.
+    pub length: u32,
+    #[doc(hidden)]
+    pub reserved: u32,
+    /// The value, the first byte lowest.
+    pub value: [u64; STATE_LIMIT as usize / 8],
+}
+
+const _: () = assert!(size_of::<KeptState>() == 24 + STATE_LIMIT as usize);

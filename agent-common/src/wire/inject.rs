@@ -14,8 +14,11 @@ use super::{
 /// Bytes of the line `traceparent: 00-...-...-ff CRLF`.
 pub const LINE: u32 = 70;
 
-/// Bytes of a `tracestate` line without its value: name, colon, space, CRLF.
-const STATE_LINE: u32 = 14;
+/// Bytes of a `tracestate` line before its value: name, colon, space.
+pub const STATE_NAME: u32 = 12;
+
+/// Bytes of a `tracestate` line without its value: those and CRLF.
+pub const STATE_LINE: u32 = STATE_NAME + 2;
 
 /// The longest `tracestate` that is written beside a `traceparent`, bytes.
 pub const STATE_LIMIT: u32 = 256;
@@ -183,6 +186,35 @@ pub fn write_line<S: Sink>(sink: &mut S, trace_id: [u64; 2], span_id: u64, trace
     let flags = hex(u32::from(trace_flags & (FLAG_SAMPLED | FLAG_RANDOM)));
     sink.half(66, flags as u16);
     sink.half(68, u16::from_le_bytes(*b"\r\n"));
+}
+
+/// Writes the name of a `tracestate` line: [`STATE_NAME`] bytes.
+#[inline(always)]
+pub fn write_state_name<S: Sink>(sink: &mut S) {
+    sink.word(0, u64::from_le_bytes(*b"tracesta"));
+    sink.half(8, u16::from_le_bytes(*b"te"));
+    sink.half(10, u16::from_le_bytes(*b": "));
+}
+
+/// Whether the lowest `count` bytes of a word (all of them from 8 up) are visible ASCII or blanks: what a header value may be made of.
+#[must_use]
+#[inline(always)]
+pub const fn is_visible(word: u64, count: u64) -> bool {
+    const fn each(byte: u8) -> u64 {
+        0x0101_0101_0101_0101 * byte as u64
+    }
+    // Bytes that do not count become blanks.
+    let all = count >= 8;
+    let mask = if all {
+        u64::MAX
+    } else {
+        (1 << ((count & 7) * 8)) - 1
+    };
+    let word = word & mask | each(b' ') & !mask;
+    let control = word.wrapping_sub(each(0x20)) & !word;
+    let delete = word ^ each(0x7f);
+    let delete = delete.wrapping_sub(each(1)) & !delete;
+    (word | control | delete) & each(0x80) == 0
 }
 
 /// Writes the 16 digits of a span id.
@@ -403,5 +435,32 @@ mod tests {
                 }
             }
         }
+    }
+
+    #[test]
+    fn tells_what_a_header_value_is_made_of() {
+        for byte in 0..=u8::MAX {
+            for at in 0..8 {
+                let word = u64::from_le_bytes(*b"a=b,c=d ") & !(0xff << (at * 8));
+                let word = word | u64::from(byte) << (at * 8);
+                let visible = matches!(byte, b' '..=b'~');
+                assert_eq!(is_visible(word, 8), visible, "{byte:#x} at {at}");
+                assert_eq!(is_visible(word, 80), visible, "{byte:#x} at {at}");
+                for count in 0..8 {
+                    assert_eq!(
+                        is_visible(word, count),
+                        visible || at >= count,
+                        "{byte:#x} at {at} of {count}"
+                    );
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn names_a_state_as_the_specification_does() {
+        let mut text = Text([0; LINE as usize]);
+        write_state_name(&mut text);
+        assert_eq!(&text.0[..STATE_NAME as usize], b"tracestate: ");
     }
 }

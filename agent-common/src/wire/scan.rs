@@ -96,6 +96,8 @@ pub mod head_flags {
     pub const CARRIED_UNSAMPLED: u32 = 1 << 13;
     /// It is malformed, or one of its headers is there twice.
     pub const CARRIED_BAD: u32 = 1 << 14;
+    /// There is a `tracestate` that cannot be carried on: malformed, too long, in several lines, or cut.
+    pub const STATE_LOST: u32 = 1 << 15;
     /// All that is known of another propagator's context.
     pub const CARRIED: u32 =
         CARRIED_TRACE | CARRIED_SPAN | CARRIED_SAMPLED | CARRIED_UNSAMPLED | CARRIED_BAD;
@@ -185,17 +187,30 @@ pub struct Lines {
     whole: u64,
     /// 1 when there are more lines than steps.
     exhausted: u64,
+    /// Behind the name of the last `tracestate`, where these are looked for.
+    state_at: u64,
+    /// How many there are.
+    states: u64,
+    /// Newline of the last one.
+    state_end: u64,
 }
 
 impl Lines {
     /// Words in it, in the order of the fields.
-    pub const WORDS: usize = 12;
+    pub const WORDS: usize = 15;
 
     /// Whether there is a `traceparent` for [`take_traceparent`].
     #[must_use]
     #[inline(always)]
     pub const fn has_traceparent(&self) -> bool {
         self.traceparents != 0
+    }
+
+    /// How many lines are a `tracestate`, where these are looked for.
+    #[must_use]
+    #[inline(always)]
+    pub const fn states(&self) -> u64 {
+        self.states
     }
 
     /// Index behind the empty line, 0 where there is none.
@@ -226,6 +241,8 @@ mod at {
     pub(super) const LINE: usize = 9;
     pub(super) const WHOLE: usize = 10;
     pub(super) const EXHAUSTED: usize = 11;
+    pub(super) const STATE: usize = 12;
+    pub(super) const STATE_END: usize = 14;
 }
 
 const _: () = assert!(
@@ -233,13 +250,22 @@ const _: () = assert!(
         && core::mem::offset_of!(Lines, first_open) == at::FIRST_OPEN * 8
         && core::mem::offset_of!(Lines, encoding_end) == at::ENCODING * 8
         && core::mem::offset_of!(Lines, exhausted) == at::EXHAUSTED * 8
+        && core::mem::offset_of!(Lines, state_end) == at::STATE_END * 8
 );
 
-/// First half of a scan: finds the lines of `start..end`, where `start` is at least [`CARRY`] and `head.carry` bytes stand before it.
+/// First half of a scan: finds the lines of `start..end`, where `start` is at least [`CARRY`] and `head.carry` bytes stand before it;
+/// those of a `tracestate` only `with_state`.
 ///
 /// Apart from the second half, so that the verifier need not walk that once for each way out of the loop.
 #[inline(always)]
-pub fn find_lines<B: Bytes, S: LineStore>(bytes: &B, head: &Head, lines: &S, start: u64, end: u64) {
+pub fn find_lines<B: Bytes, S: LineStore>(
+    bytes: &B,
+    head: &Head,
+    lines: &S,
+    start: u64,
+    end: u64,
+    with_state: bool,
+) {
     let mut at = start;
     let mut line = bytes.bound(start.wrapping_sub(u64::from(head.carry)));
     for index in 0..Lines::WORDS {
@@ -281,7 +307,7 @@ pub fn find_lines<B: Bytes, S: LineStore>(bytes: &B, head: &Head, lines: &S, sta
             // An empty line before the first line is skipped (RFC 9112 section 2.2).
             lines.store(at::FIRST_LINE, next);
         } else {
-            note_line(bytes, lines, word, line, newline);
+            note_line(bytes, lines, word, line, newline, with_state);
         }
         line = next;
         at = bytes.bound(newline + 1);
@@ -296,7 +322,14 @@ pub fn find_lines<B: Bytes, S: LineStore>(bytes: &B, head: &Head, lines: &S, sta
     clippy::collapsible_match,
     reason = "a guard that fails would go on to the other arms, which the verifier would walk too"
 )]
-fn note_line<B: Bytes, S: LineStore>(bytes: &B, lines: &S, word: u64, line: u64, newline: u64) {
+fn note_line<B: Bytes, S: LineStore>(
+    bytes: &B,
+    lines: &S,
+    word: u64,
+    line: u64,
+    newline: u64,
+    with_state: bool,
+) {
     let whole = lines.load(at::WHOLE);
     lines.store(at::WHOLE, 1);
     if lines.load(at::FIRST_OPEN) != 0 {
@@ -311,6 +344,9 @@ fn note_line<B: Bytes, S: LineStore>(bytes: &B, lines: &S, word: u64, line: u64,
         TRAC => {
             if differs_traceparent(word, bytes.word(line + 8)) == 0 {
                 note(lines, at::TRACEPARENT, line + 12);
+            } else if with_state && differs_tracestate(word, bytes.word(line + 8)) == 0 {
+                note(lines, at::STATE, line + 11);
+                lines.store(at::STATE_END, newline);
             }
         }
         CONT => {
@@ -390,6 +426,12 @@ pub fn judge<B: Bytes>(bytes: &B, head: &mut Head, lines: &Lines, start: u64, en
     {
         head.flags |= head_flags::TRACEPARENT_CUT;
     }
+    if unfinished > CARRY
+        && whole != 0
+        && differs_tracestate(bytes.word(line), bytes.word(line + 8)) == 0
+    {
+        head.flags |= head_flags::STATE_LOST;
+    }
     if unfinished > CARRY || whole == 0 {
         head.flags |= head_flags::CUT_LINE;
         head.carry = if unfinished > CARRY {
@@ -434,6 +476,12 @@ const TRAN: u32 = u32::from_le_bytes(*b"tran");
 fn differs_traceparent(first: u64, second: u64) -> u64 {
     ((first | FOLD) ^ eight(b"tracepar"))
         | (((second | FOLD) ^ eight(b"ent:\0\0\0\0")) & 0xffff_ffff)
+}
+
+#[inline(always)]
+fn differs_tracestate(first: u64, second: u64) -> u64 {
+    ((first | FOLD) ^ eight(b"tracesta"))
+        | (((second | FOLD) ^ eight(b"te:\0\0\0\0\0")) & 0x00ff_ffff)
 }
 
 #[inline(always)]
@@ -627,6 +675,22 @@ pub fn take_traceparent<B: Bytes>(bytes: &B, head: &mut Head, lines: &Lines) {
         }
         None => head.flags |= head_flags::TRACEPARENT_BAD,
     }
+}
+
+/// Where the value of the one `tracestate` that [`find_lines`] has found begins, and its bytes without the white space around it.
+#[must_use]
+#[inline(always)]
+pub fn state_value<B: Bytes>(bytes: &B, lines: &Lines) -> (u64, u64) {
+    let at = skip_space(bytes, lines.state_at);
+    let mut end = lines.state_end;
+    for _ in 0..8 {
+        let last = bytes.byte(end.wrapping_sub(1));
+        if last != b'\r' && !is_space(last) {
+            break;
+        }
+        end = end.wrapping_sub(1);
+    }
+    (at, end.saturating_sub(at))
 }
 
 /// Index of the value of the `traceparent` that [`find_lines`] has found.

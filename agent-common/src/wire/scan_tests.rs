@@ -28,7 +28,7 @@ impl LineStore for Store {
 /// All parts, as the kernel calls them.
 fn scan(bytes: &Block, head: &mut Head, start: u64, end: u64) -> Outcome {
     let store = Store(std::array::from_fn(|_| std::cell::Cell::new(u64::MAX)));
-    find_lines(bytes, head, &store, start, end);
+    find_lines(bytes, head, &store, start, end, false);
     let words: [u64; Lines::WORDS] = std::array::from_fn(|index| store.load(index));
     let lines: Lines = zerocopy::transmute!(words);
     if lines.has_traceparent() {
@@ -298,4 +298,29 @@ fn knows_of_a_traceparent_that_is_too_long_to_be_read() {
     };
     assert_eq!(cut("TraceParent"), head_flags::TRACEPARENT_CUT);
     assert_eq!(cut("traceparenx"), 0);
+}
+
+#[test]
+fn finds_a_tracestate_where_it_is_looked_for() {
+    let value = |text: &str, with_state| {
+        let mut bytes = vec![b'\n'; INDEX_MASK as usize + 65];
+        let origin = CARRY as usize;
+        bytes[origin..origin + text.len()].copy_from_slice(text.as_bytes());
+        let bytes = Block(bytes);
+        let store = Store(std::array::from_fn(|_| std::cell::Cell::new(u64::MAX)));
+        let end = CARRY + text.len() as u64;
+        find_lines(&bytes, &Head::default(), &store, CARRY, end, with_state);
+        let words: [u64; Lines::WORDS] = std::array::from_fn(|index| store.load(index));
+        let lines: Lines = zerocopy::transmute!(words);
+        let (at, length) = state_value(&bytes, &lines);
+        let at = at as usize;
+        let value = (lines.states() != 0).then(|| bytes.0[at..at + length as usize].to_vec());
+        (lines.states(), value)
+    };
+    let text =
+        "GET / HTTP/1.1\r\ntracestates: x\r\nTraceState:\t a=1,b=2 \r\ntraceparent: x\r\n\r\n";
+    assert_eq!(value(text, true), (1, Some(b"a=1,b=2".to_vec())));
+    assert_eq!(value(text, false), (0, None));
+    let twice = "GET / HTTP/1.1\ntracestate: a=1\ntracestate:\n\n";
+    assert_eq!(value(twice, true), (2, Some(Vec::new())));
 }

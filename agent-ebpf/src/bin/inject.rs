@@ -11,8 +11,10 @@
 use core::arch::asm;
 
 use agent_common::{
-    abi::{Counter, Injection, InjectionSlot, InjectionState},
-    wire::inject::{self, Action, EMPTY_LINE, LINE, PARENT_AT, Sink, VALUE},
+    abi::{Counter, Injection, InjectionSlot, InjectionState, KeptState},
+    wire::inject::{
+        self, Action, EMPTY_LINE, LINE, PARENT_AT, STATE_LIMIT, STATE_LINE, STATE_NAME, Sink, VALUE,
+    },
 };
 use aya_ebpf::{
     bindings::BPF_NOEXIST,
@@ -26,6 +28,9 @@ use aya_ebpf::{
 /// Connections: shared with `capture`, which says what each means.
 #[map]
 static INJECTIONS: HashMap<u64, Injection> = HashMap::with_max_entries(8_192, 0);
+/// What requests brought along, shared with `capture`.
+#[map]
+static STATES: HashMap<u64, KeptState> = HashMap::with_max_entries(4_096, 0);
 /// Shared with `capture`.
 #[map]
 static COUNTERS: PerCpuArray<u64> = PerCpuArray::with_max_entries(Counter::CAPACITY, 0);
@@ -216,8 +221,10 @@ fn execute(ctx: &SkMsgContext) -> Option<()> {
         }
         let slot = injection.slots[index];
         let at = bound(slot.at.wrapping_add(shift));
+        let mut length = LINE;
         let written = if slot.action == Action::Insert as u32 {
-            insert(ctx, at, &slot)
+            let state = state_for(injection, index as u32);
+            insert(ctx, at, &slot, state, injection)
         } else {
             rewrite(ctx, at, &slot)
         };
@@ -225,6 +232,7 @@ fn execute(ctx: &SkMsgContext) -> Option<()> {
             Ok(bytes) => {
                 shift += bytes;
                 if bytes != 0 {
+                    length = bytes;
                     let until = injection.start.wrapping_add(at).wrapping_add(bytes);
                     let inserted = injection.inserted.wrapping_add(bytes);
                     // SAFETY: words of the entry; in this order, because the other side reads them in the opposite one.
@@ -244,7 +252,7 @@ fn execute(ctx: &SkMsgContext) -> Option<()> {
             }
             Err(counter) => count(counter, 1),
         }
-        behind = at.wrapping_add(LINE);
+        behind = at.wrapping_add(length);
     }
     if shift != 0 {
         // The kernel sends each piece of a message as if it were a message: a client that leaves small packets to Nagle's algorithm would
@@ -285,12 +293,95 @@ fn bytes(ctx: &SkMsgContext, length: u32) -> Option<*mut u8> {
     (data + length as usize <= end).then_some(data as *mut u8)
 }
 
-/// Puts a line in front of the empty line that begins at `at`.
+/// Bytes of the `tracestate` that goes into this slot, 0 for none.
 #[inline(always)]
-fn insert(ctx: &SkMsgContext, at: u32, slot: &InjectionSlot) -> Result<u32, Counter> {
+fn state_for(injection: &Injection, index: u32) -> u32 {
+    if injection.state_slot == index && injection.state_length <= STATE_LIMIT {
+        injection.state_length
+    } else {
+        0
+    }
+}
+
+/// The `tracestate` that was meant, if it is still the same request's.
+#[inline(always)]
+fn state_of(injection: &Injection) -> Option<&'static KeptState> {
+    let state = STATES.get_ptr(injection.state_sk)?;
+    // SAFETY: plain words of a map entry; that they may be replaced meanwhile is looked after.
+    let state = unsafe { &*state };
+    is_of(state, injection).then_some(state)
+}
+
+#[inline(always)]
+fn is_of(state: &KeptState, injection: &Injection) -> bool {
+    let (sk, position) = (&raw const state.sk, &raw const state.position);
+    // SAFETY: words of a map entry.
+    let (sk, position) = unsafe { (sk.read_volatile(), position.read_volatile()) };
+    sk == injection.state_sk && position == injection.state_position
+}
+
+/// Writes a `tracestate` line of `length` bytes of value behind the first one. False when the value is not the one that was meant, or was replaced meanwhile.
+#[inline(always)]
+fn write_state(ctx: &SkMsgContext, injection: &Injection, length: u32) -> bool {
+    const NAME_AT: usize = LINE as usize;
+    const VALUE_AT: usize = (LINE + STATE_NAME) as usize;
+    let Some(state) = state_of(injection) else {
+        return false;
+    };
+    let (data, end) = (ctx.data(), ctx.data_end());
+    if data + VALUE_AT > end {
+        return false;
+    }
+    inject::write_state_name(&mut Packet((data as *mut u8).wrapping_add(NAME_AT)));
+    let value = (&raw const state.value).cast::<u8>();
+    for index in 0..STATE_LIMIT as usize {
+        if index as u32 >= length || data + VALUE_AT + index + 1 > end {
+            break;
+        }
+        // SAFETY: the index is below the length of the value; the verifier follows the place in the packet.
+        unsafe {
+            let byte = value.wrapping_add(index).read_volatile();
+            (data as *mut u8).wrapping_add(VALUE_AT + index).write(byte);
+        }
+    }
+    let behind = data + VALUE_AT + bound_state(length) as usize;
+    if behind + 2 > end {
+        return false;
+    }
+    // SAFETY: two bytes are there.
+    unsafe {
+        (behind as *mut u16).write_unaligned(u16::from_le_bytes(*b"\r\n"));
+    }
+    is_of(state, injection)
+}
+
+/// `length & 511`, as [`bound`].
+#[inline(always)]
+fn bound_state(length: u32) -> u32 {
+    let mut length = u64::from(length);
+    // SAFETY: one instruction without effects.
+    unsafe { asm!("{0} &= 511", inout(reg) length, options(pure, nomem, nostack)) };
+    length as u32
+}
+
+/// Puts a line in front of the empty line that begins at `at`, and behind it one for a `tracestate` of `state` bytes.
+#[inline(always)]
+fn insert(
+    ctx: &SkMsgContext,
+    at: u32,
+    slot: &InjectionSlot,
+    state: u32,
+    injection: &Injection,
+) -> Result<u32, Counter> {
     check_empty_line(ctx, at)?;
     let at = if faulty(fault::LATE) { at + 1 } else { at };
-    let length = if faulty(fault::TWICE) { 2 * LINE } else { LINE };
+    let line_length = if faulty(fault::TWICE) { 2 * LINE } else { LINE };
+    let state_line = if state == 0 || faulty(fault::TWICE) {
+        0
+    } else {
+        STATE_LINE + state
+    };
+    let length = line_length + state_line;
     if ctx.push_data(at, length, 0).is_err() {
         return Err(Counter::InjectRefused);
     }
@@ -298,7 +389,7 @@ fn insert(ctx: &SkMsgContext, at: u32, slot: &InjectionSlot) -> Result<u32, Coun
     // SAFETY: the context is the kernel's; every pointer into the message is taken again behind this.
     let pulled = unsafe { bpf_msg_pull_data(ctx.msg, at, at + length, 0) };
     let line = if pulled == 0 {
-        bytes(ctx, length)
+        bytes(ctx, line_length)
     } else {
         None
     };
@@ -312,6 +403,19 @@ fn insert(ctx: &SkMsgContext, at: u32, slot: &InjectionSlot) -> Result<u32, Coun
     if faulty(fault::TWICE) {
         let second = line.wrapping_add(LINE as usize);
         inject::write_line(&mut Packet(second), slot.trace_id, slot.span_id, flags);
+    }
+    let mut length = length;
+    if state_line != 0 {
+        if write_state(ctx, injection, state) {
+            count(Counter::InjectStates, 1);
+        } else if ctx.pop_data(at + LINE, state_line, 0).is_ok() {
+            count(Counter::InjectStatesDropped, 1);
+            length = line_length;
+        } else {
+            // Nothing goes out that was not meant.
+            let _ = ctx.pop_data(at, length, 0);
+            return Err(Counter::InjectRefused);
+        }
     }
     if faulty(fault::LOSS) {
         let _ = ctx.pop_data(1, 1, 0);

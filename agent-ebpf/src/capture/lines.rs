@@ -34,7 +34,8 @@ pub extern "C" fn ut_find_lines(level: u32) -> u32 {
     let view = View::of(scratch);
     let work = &mut scratch.work;
     let found = Found::of(work);
-    scan::find_lines(&view, &work.head, &found, start, end);
+    let with_state = global!(INJECT) != 0;
+    scan::find_lines(&view, &work.head, &found, start, end, with_state);
     0
 }
 

@@ -20,6 +20,7 @@ use agent_common::{
     wire::{
         http1::{self, Phase},
         inject::GONE,
+        scan::head_flags,
     },
 };
 
@@ -35,7 +36,7 @@ use crate::{
     conn::{self, Socket, flags, ut_first_seen},
     decide,
     globals::global,
-    inject::{self, ut_instruct, ut_release},
+    inject::{self, ut_instruct, ut_keep_state, ut_release},
     kernel::sock::{IPPROTO_MPTCP, Identity},
     scratch::{self, Work},
 };
@@ -175,6 +176,9 @@ fn follow(level: u32, work: *mut Work, turn: bool) {
             result = ut_complete(level);
             if global!(INJECT) != 0 {
                 ut_instruct(level);
+                if work.kept.length != 0 || work.head.flags & head_flags::STATE_LOST != 0 {
+                    ut_keep_state(level);
+                }
             }
         }
         if result == CHUNKS {

@@ -21,6 +21,7 @@ use super::{
 use crate::{
     conn::{self, Socket, Stream, flags},
     globals::global,
+    inject::ut_take_state,
     maps::count,
     scratch::{self, Scratch, Work},
 };
@@ -116,6 +117,7 @@ fn step(level: u32, scratch: *mut Scratch, socket: &mut Socket) -> u32 {
                 stream.proven = u8::from(stream.phase != Phase::Turn as u8);
             }
             work.head = Head::default();
+            work.kept.length = 0;
             work.message_start = work.position.wrapping_add(u64::from(work.cursor));
         }
         Step::Continue => {
@@ -249,6 +251,10 @@ fn scan_step(level: u32, scratch: *mut Scratch, socket: &mut Socket, direction: 
     }
     if global!(PROPAGATORS) != 0 {
         ut_carried(level);
+    }
+    if global!(INJECT) != 0 && direction == Direction::Receive as usize && work.lines.states() != 0
+    {
+        ut_take_state(level);
     }
     let result = ut_judge(level);
     let stream = &mut socket.streams[direction];

@@ -4,14 +4,14 @@ use agent_common::{
     abi::Counter,
     wire::{
         http1::Phase,
-        scan::{self, CARRY},
+        scan::{self, CARRY, head_flags},
     },
 };
 
 use super::step::{RESTORED, lose};
 use crate::{
     conn::{Socket, Stream},
-    globals::{fault, faulty},
+    globals::{fault, faulty, global},
     maps::{HEADS, count},
     scratch::{HeadKey, Scratch, View, Work},
 };
@@ -34,6 +34,10 @@ pub(super) fn keep_carry(scratch: &mut Scratch) {
 #[inline(always)]
 pub(super) fn save(scratch: &mut Scratch, stream: &mut Stream, direction: usize) {
     keep_carry(scratch);
+    if global!(INJECT) != 0 && scratch.work.kept.length != 0 {
+        // It is not kept over segments.
+        scratch.work.head.flags |= head_flags::STATE_LOST;
+    }
     scratch.unfinished.head = scratch.work.head;
     let key = HeadKey {
         sk: scratch.work.sk,
@@ -68,6 +72,7 @@ pub(super) fn restore(scratch: &mut Scratch, socket: &Socket, direction: usize) 
     // SAFETY: entries are plain data.
     scratch.unfinished = unsafe { *kept };
     scratch.work.head = scratch.unfinished.head;
+    scratch.work.kept.length = 0;
     scratch.work.message_start = socket.streams[direction].message_start;
     scratch.work.continued = RESTORED;
     true

@@ -34,7 +34,7 @@ const WRITER: &str = "write_context";
 /// The callback of the handshake.
 const ENROLLER: &str = "enrol_established";
 /// Maps that both objects have.
-const SHARED: &[&str] = &["INJECTIONS", "COUNTERS"];
+const SHARED: &[&str] = &["INJECTIONS", "STATES", "COUNTERS"];
 
 /// Bits of the global `INJECT_FAULT`, agent-ebpf `bin/inject.rs`.
 const FAULTS: &[(Fault, u32)] = &[
@@ -177,8 +177,11 @@ impl Injector {
         loader.override_global("INJECT_FAULT", &bits, false);
         loader.override_global("SELF_TEST", &self_test, false);
         loader.override_global("O_TCP_SOCK_WRITE_SEQ", &write_seq, false);
-        if let Some(shared) = shared {
-            shared.apply(&mut loader);
+        match shared {
+            Some(shared) => shared.apply(&mut loader),
+            None => {
+                loader.map_max_entries("STATES", 1);
+            }
         }
         let mut ebpf = loader.load(object.bytes).map_err(InjectError::Object)?;
         let sockets: SockHash<MapData, u64> = take(&mut ebpf, "ENROLLED")?;

@@ -86,7 +86,7 @@ pub fn run(config: &Config, record: Option<(&Path, bool)>) -> Result<(), RunErro
         .and(&Settings {
             map_sizes: match injection {
                 Some(_) => Vec::new(),
-                None => vec![("INJECTIONS", 1)],
+                None => vec![("INJECTIONS", 1), ("STATES", 1)],
             },
             ..Settings::default()
         });
