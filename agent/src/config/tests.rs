@@ -1,5 +1,6 @@
 use std::{path::Path, time::Duration};
 
+use agent_common::wire::propagator::part;
 use clap::Parser;
 
 use super::*;
@@ -236,6 +237,44 @@ fn samplers_become_thresholds() {
         0xc0_0000_0000_0000
     );
     assert_eq!(threshold("traceidratio", ""), 0);
+}
+
+#[test]
+fn propagators_are_one_list_wherever_they_stand() {
+    let ranks = |arguments: &[&str], variables: &[(&str, &str)]| -> Vec<(u32, u32)> {
+        let fields = config(arguments, variables)
+            .propagators
+            .into_iter()
+            .flatten();
+        fields
+            .filter(|field| field.part != part::NONE)
+            .map(|field| (field.part, field.rank))
+            .collect()
+    };
+    let jaeger_then_b3 = [(part::JAEGER, 1), (part::B3, 2)];
+    assert_eq!(ranks(&[], &[]), []);
+    assert_eq!(
+        ranks(&[], &[("OTEL_PROPAGATORS", "tracecontext,baggage")]),
+        []
+    );
+    assert_eq!(
+        ranks(&[], &[("OTEL_PROPAGATORS", "jaeger, b3")]),
+        jaeger_then_b3
+    );
+    assert_eq!(
+        ranks(
+            &["--propagators", "jaeger,b3"],
+            &[("OTEL_PROPAGATORS", "b3multi")]
+        ),
+        jaeger_then_b3
+    );
+    let file = written("propagators.yaml", "propagators: [jaeger, b3]\n");
+    assert_eq!(ranks(&["--config", file.path()], &[]), jaeger_then_b3);
+    let unknown = error(&[("OTEL_PROPAGATORS", "b3,xray")]);
+    assert!(
+        unknown.contains("tracecontext, baggage, b3, b3multi, jaeger"),
+        "{unknown}"
+    );
 }
 
 #[test]
