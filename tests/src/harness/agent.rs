@@ -18,7 +18,7 @@ use super::{Context, PATIENCE, collector::Collector, process::Program, wait_for}
 const LOG: &str = "agent.log";
 
 /// How long the agent may take until its programs are attached: the verifier of an emulated machine needs seconds.
-const START: Duration = Duration::from_secs(60);
+const START: Duration = Duration::from_secs(100);
 
 /// How the agent is started.
 #[derive(Debug)]

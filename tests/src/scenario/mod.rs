@@ -81,6 +81,14 @@ impl Scenario {
         Self { cpus, ..self }
     }
 
+    /// With this much time.
+    const fn within(self, deadline_seconds: u64) -> Self {
+        Self {
+            deadline_seconds,
+            ..self
+        }
+    }
+
     /// Only on these kernels, with these words on their command line.
     const fn booted(self, kernels: &'static [&'static str], append: &'static str) -> Self {
         Self {

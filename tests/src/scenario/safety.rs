@@ -11,15 +11,21 @@ use crate::harness::{
 pub(super) const SCENARIOS: &[Scenario] = &[
     Scenario::full("safety_kill_minus_nine", |context| {
         kill_minus_nine(context, Seen::NewConnections)
-    }),
+    })
+    .within(UNDER_LOAD),
     Scenario::full("safety_kill_minus_nine_older_connection", |context| {
         kill_minus_nine(context, Seen::OlderConnection)
-    }),
+    })
+    .within(UNDER_LOAD),
     Scenario::full(
         "safety_start_and_stop_under_load",
         start_and_stop_under_load,
-    ),
+    )
+    .within(UNDER_LOAD),
 ];
+
+/// Seconds for a scenario whose agents start beside a load that takes all it can get of the one processor.
+const UNDER_LOAD: u64 = 480;
 
 /// What the killed agents must have traced before they are killed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
