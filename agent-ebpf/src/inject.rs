@@ -132,13 +132,17 @@ pub extern "C" fn ut_take_state(level: u32) -> u32 {
         work.head.flags |= head_flags::STATE_LOST;
         return 0;
     }
-    let mut visible = true;
+    let mut wrong = 0;
     for index in 0..work.kept.value.len() {
         let word = view.word(at.wrapping_add(index as u64 * 8));
         work.kept.value[index] = word;
-        visible &= inject::is_visible(word, length.saturating_sub(index as u64 * 8));
+        if (index as u64) < length >> 3 {
+            wrong |= inject::not_visible(word);
+        }
     }
-    if visible {
+    let last = view.word(at.wrapping_add(length & !7));
+    wrong |= inject::not_visible(inject::lowest(last, length));
+    if wrong == 0 {
         work.kept.length = length as u32;
     } else {
         work.head.flags |= head_flags::STATE_LOST;

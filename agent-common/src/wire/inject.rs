@@ -196,25 +196,26 @@ pub fn write_state_name<S: Sink>(sink: &mut S) {
     sink.half(10, u16::from_le_bytes(*b": "));
 }
 
-/// Whether the lowest `count` bytes of a word (all of them from 8 up) are visible ASCII or blanks: what a header value may be made of.
+const fn each(byte: u8) -> u64 {
+    0x0101_0101_0101_0101 * byte as u64
+}
+
+/// 0 when all bytes of a word are visible ASCII or blanks: what a header value may be made of. Without branches, for the verifier's sake.
 #[must_use]
 #[inline(always)]
-pub const fn is_visible(word: u64, count: u64) -> bool {
-    const fn each(byte: u8) -> u64 {
-        0x0101_0101_0101_0101 * byte as u64
-    }
-    // Bytes that do not count become blanks.
-    let all = count >= 8;
-    let mask = if all {
-        u64::MAX
-    } else {
-        (1 << ((count & 7) * 8)) - 1
-    };
-    let word = word & mask | each(b' ') & !mask;
+pub const fn not_visible(word: u64) -> u64 {
     let control = word.wrapping_sub(each(0x20)) & !word;
     let delete = word ^ each(0x7f);
     let delete = delete.wrapping_sub(each(1)) & !delete;
-    (word | control | delete) & each(0x80) == 0
+    (word | control | delete) & each(0x80)
+}
+
+/// The lowest `length & 7` bytes of a word, and blanks.
+#[must_use]
+#[inline(always)]
+pub const fn lowest(word: u64, length: u64) -> u64 {
+    let mask = (1 << ((length & 7) * 8)) - 1;
+    word & mask | each(b' ') & !mask
 }
 
 /// Writes the 16 digits of a span id.
@@ -441,16 +442,18 @@ mod tests {
     fn tells_what_a_header_value_is_made_of() {
         for byte in 0..=u8::MAX {
             for at in 0..8 {
-                let word = u64::from_le_bytes(*b"a=b,c=d ") & !(0xff << (at * 8));
-                let word = word | u64::from(byte) << (at * 8);
+                let mut bytes = *b"a=b,c=d ";
+                bytes[at] = byte;
+                let word = u64::from_le_bytes(bytes);
                 let visible = matches!(byte, b' '..=b'~');
-                assert_eq!(is_visible(word, 8), visible, "{byte:#x} at {at}");
-                assert_eq!(is_visible(word, 80), visible, "{byte:#x} at {at}");
-                for count in 0..8 {
+                assert_eq!(not_visible(word) == 0, visible, "{byte:#x} at {at}");
+                for length in 0..8 {
+                    let kept = lowest(word, 8 + length as u64);
+                    let expected = visible || at >= length;
                     assert_eq!(
-                        is_visible(word, count),
-                        visible || at >= count,
-                        "{byte:#x} at {at} of {count}"
+                        not_visible(kept) == 0,
+                        expected,
+                        "{byte:#x} at {at} of {length}"
                     );
                 }
             }

@@ -12,8 +12,11 @@ use super::scan::{self, Bytes, CARRY, Head, LineStore, head_flags};
 /// Fields that a table holds.
 pub const FIELDS: usize = 12;
 
-/// Words that say where the fields were found: for each an index, then how many there are.
-pub const PLACES: usize = FIELDS * 2;
+/// Words that say where the fields were found: for each an index, then how many there are; and one that [`find`] keeps for itself.
+pub const PLACES: usize = FIELDS * 2 + 1;
+
+/// Index of that one: not 0 when the unfinished line's beginning is not there. In memory, where the verifier does not follow it.
+const CUT: usize = FIELDS * 2;
 
 /// Longest name of a field, bytes without the colon.
 pub const NAME_LIMIT: usize = 23;
@@ -116,7 +119,7 @@ pub fn find<B: Bytes, S: LineStore>(
     let mut at = start;
     let mut line = bytes.bound(start.wrapping_sub(u64::from(head.carry)));
     // A line whose beginning is not there any more differs from every name.
-    let mut cut = u64::from(head.flags & head_flags::CUT_LINE);
+    places.store(CUT, u64::from(head.flags & head_flags::CUT_LINE));
     for _ in 0..STEPS {
         if at >= end {
             return;
@@ -135,6 +138,8 @@ pub fn find<B: Bytes, S: LineStore>(
             bytes.word(line + 8) | scan::FOLD,
             bytes.word(line + 16) | scan::FOLD,
         ];
+        let cut = places.load(CUT);
+        places.store(CUT, 0);
         for index in 0..FIELDS {
             let field = field(index);
             if field.part == part::NONE {
@@ -151,9 +156,9 @@ pub fn find<B: Bytes, S: LineStore>(
             places.store(index * 2, place ^ ((place ^ here) & found.wrapping_neg()));
             places.store(index * 2 + 1, count + found);
         }
-        cut = 0;
+        // Each bounded for itself: the verifier would link two copies of one value, and its states differ by that.
         line = bytes.bound(newline + 1);
-        at = line;
+        at = bytes.bound(newline + 1);
     }
 }
 
