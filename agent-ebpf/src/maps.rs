@@ -26,8 +26,8 @@ pub(crate) const THREADS_MAX: u32 = 16_384;
 pub(crate) const HEADS_MAX: u32 = 2_048;
 /// Same-kernel records: 2 MB.
 pub(crate) const HANDOVERS_MAX: u32 = 16_384;
-/// Forwarded identities: 2 MB.
-pub(crate) const FORWARDS_MAX: u32 = 16_384;
+/// Forwarded identities: 1 MB.
+pub(crate) const FORWARDS_MAX: u32 = 8_192;
 /// Processes whose run-time system is known: 0.4 MB.
 pub(crate) const RUNTIMES_MAX: u32 = 4_096;
 /// Connections into whose requests something is written: 2 MB, or one entry where that is off.

@@ -90,7 +90,14 @@ fn by_blocks(pieces: &[&[u8]]) -> Carried {
             head.flags |= head_flags::CUT_LINE;
         }
         let end = CARRY + block.len() as u64;
-        find(&bytes, &head, |index| table[index], &places, CARRY, end);
+        assert!(find(
+            &bytes,
+            &head,
+            |index| table[index],
+            &places,
+            CARRY,
+            end
+        ));
         for (index, field) in table.iter().enumerate() {
             let (at, count) = (places.load(index * 2), places.load(index * 2 + 1));
             take(&bytes, &mut head, field, at, count, |at| digits(&bytes, at));
@@ -271,6 +278,33 @@ fn leaves_a_request_alone_that_has_any_traceparent() {
         head.flags |= flag;
         assert!(!is_complete(&head));
     }
+}
+
+/// 200 lines of four bytes: no head has as many in one block.
+#[test]
+fn says_when_a_block_has_more_lines_than_it_looks_at() {
+    let found = |lines: usize| {
+        let text = "b3:\n".repeat(lines);
+        let mut bytes = vec![b'\n'; INDEX_MASK as usize + 65];
+        let origin = CARRY as usize;
+        bytes[origin..origin + text.len()].copy_from_slice(text.as_bytes());
+        let places = Places(std::array::from_fn(|_| std::cell::Cell::new(u64::MAX)));
+        let table = table();
+        let end = CARRY + text.len() as u64;
+        let head = Head::default();
+        let all = find(
+            &Block(bytes),
+            &head,
+            |index| table[index],
+            &places,
+            CARRY,
+            end,
+        );
+        all.then(|| places.load(1))
+    };
+    assert_eq!(found(3), Some(3));
+    assert_eq!(found(64), Some(64));
+    assert_eq!(found(200), None);
 }
 
 #[test]

@@ -3,7 +3,10 @@
 //! Input: the level's block and what is known of its head. Output: ids in the head. The reading is [`propagator`]; its parts are global functions, so
 //! that the verifier walks each once.
 
-use agent_common::wire::propagator::{self, Digits, FIELDS, Field};
+use agent_common::wire::{
+    propagator::{self, Digits, FIELDS, Field},
+    scan::head_flags,
+};
 
 use super::lines;
 use crate::{
@@ -21,7 +24,10 @@ pub extern "C" fn ut_carried(level: u32) -> u32 {
         return 0;
     };
     let places = &raw const scratch.work.places;
-    ut_find_carried(level);
+    if ut_find_carried(level) == 0 {
+        scratch.work.head.flags |= head_flags::CARRIED_BAD;
+        return 0;
+    }
     for index in 0..FIELDS {
         // SAFETY: a word of the level's scratch, which the call above has written.
         if unsafe { (&raw const (*places)[index * 2 + 1]).read_volatile() } != 0 {
@@ -31,7 +37,7 @@ pub extern "C" fn ut_carried(level: u32) -> u32 {
     0
 }
 
-/// Finds the headers in the level's block.
+/// Finds the headers in the level's block. Returns 0 when it has too many lines.
 ///
 /// A global function: the verifier checks it once.
 #[unsafe(no_mangle)]
@@ -46,8 +52,9 @@ pub extern "C" fn ut_find_carried(level: u32) -> u32 {
     let head_end = work.lines.end();
     let end = if head_end == 0 { end } else { head_end };
     let places = Found::at(&mut work.places);
-    propagator::find(&view, &work.head, field, &places, start, end);
-    0
+    u32::from(propagator::find(
+        &view, &work.head, field, &places, start, end,
+    ))
 }
 
 /// Reads one of them.

@@ -41,7 +41,7 @@ fn cases() -> Vec<Case> {
     let with = |state: &str| request(&format!("{parent}{state}"));
     let padding = format!("X: {}\r\n", "y".repeat(700));
     let cut = with("tracestate: a=1\r\n");
-    let (first, second) = cut.split_at(cut.len() - 4);
+    let [inside, behind] = [cut.len() - 4, cut.len() - 2].map(|at| cut.split_at(at));
     vec![
         carried(
             "plain",
@@ -63,6 +63,12 @@ fn cases() -> Vec<Case> {
             "a=1",
             &format!("\r\n{padding}{padding}Y: z"),
         ),
+        Case {
+            name: "its line cut by a read",
+            sends: vec![inside.0.to_owned(), inside.1.to_owned()],
+            state: Some("a=1".to_owned()),
+            dropped: false,
+        },
         not("none", false, vec![with("")]),
         not(
             "too long",
@@ -80,9 +86,9 @@ fn cases() -> Vec<Case> {
             vec![with("tracestate: a=\u{1}\r\n")],
         ),
         not(
-            "cut by a read",
+            "cut by a read behind its line",
             true,
-            vec![first.to_owned(), second.to_owned()],
+            vec![behind.0.to_owned(), behind.1.to_owned()],
         ),
     ]
 }
