@@ -4,13 +4,13 @@
 use libfuzzer_sys::fuzz_target;
 use undertrace::{
     process::ProcessKey,
-    protocol::{HEAD_LIMIT, Item, Mark, Protocol as _, Side, http1::Http1},
+    protocol::{HEAD_LIMIT, Item, Mark, ParserConfig, Protocol as _, Side, http1::Http1},
 };
 
 const HEAD: &[u8] = b"POST / HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\n";
 
 fn items(pieces: &[&[u8]]) -> Vec<Item> {
-    let mut parser = Http1.parser(true);
+    let mut parser = Http1.parser(true, &ParserConfig::default());
     let mut items = Vec::new();
     let mut mark = Mark {
         position: 0,

@@ -35,7 +35,7 @@ impl LineStore for Store {
 /// One block, as the kernel programs scan it.
 fn scan(bytes: &Block, head: &mut Head, end: u64) -> Outcome {
     let store = Store(array::from_fn(|_| Cell::new(u64::MAX)));
-    find_lines(bytes, head, &store, CARRY, end);
+    find_lines(bytes, head, &store, CARRY, end, true);
     let words: [u64; Lines::WORDS] = array::from_fn(|index| store.load(index));
     let lines: Lines = zerocopy::transmute!(words);
     if lines.has_traceparent() {
@@ -49,10 +49,7 @@ fn scan_pieces(pieces: &[&[u8]]) -> Option<(Head, u64)> {
     let mut head = Head::default();
     let mut bytes = Block([b'\n'; INDEX_MASK as usize + 9]);
     let mut before = 0;
-    for block in pieces
-        .iter()
-        .flat_map(|piece| piece.chunks(BLOCK as usize))
-    {
+    for block in pieces.iter().flat_map(|piece| piece.chunks(BLOCK as usize)) {
         let origin = CARRY as usize;
         let end = origin + block.len();
         bytes.0[origin..end].copy_from_slice(block);
