@@ -64,7 +64,7 @@ impl Scenario {
             cpus: 1,
             kernels: None,
             append: None,
-            deadline_seconds: 120,
+            deadline_seconds: 240,
             run,
         }
     }
@@ -72,7 +72,6 @@ impl Scenario {
     const fn full(name: &'static str, run: fn(&mut harness::Context) -> Result<()>) -> Self {
         Self {
             tier: Tier::Full,
-            deadline_seconds: 240,
             ..Self::core(name, run)
         }
     }

@@ -34,8 +34,7 @@ pub(super) const SCENARIOS: &[Scenario] = &[
     Scenario::core("context_header_exact_bytes", |context| {
         exact_bytes(context, &[])
     }),
-    // Two agents, which start one after the other.
-    Scenario::core("context_header_between_hosts", between_hosts).within(240),
+    Scenario::core("context_header_between_hosts", between_hosts),
     Scenario::full("context_tracestate_beside_header", state::written_beside),
     Scenario::full("safety_header_of_real_clients", real_clients),
     Scenario::full("safety_header_narrow_send_queue", narrow_send_queue),
