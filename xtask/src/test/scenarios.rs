@@ -196,7 +196,7 @@ impl Runner<'_> {
         scenarios: usize,
     ) -> Result<Vm<'k>> {
         // Boot and a first start of everything, then a generous share for each; a scenario has its own, tighter limit.
-        let each = if self.full { 300 } else { 60 };
+        let each = if self.full { 300 } else { 150 };
         let append = batch.append.as_deref().unwrap_or_default();
         Ok(Vm {
             cpus: batch.cpus,
