@@ -14,6 +14,7 @@ use agent_common::{
     wire::{
         http1,
         inject::{self, Action, Reason, Request},
+        propagator,
         scan::{self, Bytes as _, head_flags},
     },
 };
@@ -255,6 +256,14 @@ fn instruct(work: &Work, socket: &mut Socket, injection: &mut Injection) {
     let decision = &work.decision;
     let own = decision.decision_flags & decision_flags::APPLICATION_CONTEXT != 0;
     let trace_id = decide::words(decision.trace_id);
+    // It names another trace in other headers: a receiver would follow ours out of that one.
+    if global!(PROPAGATORS) != 0
+        && propagator::is_complete(&work.head)
+        && trace_id != work.head.trace_id
+    {
+        count(Counter::InjectOwnContext);
+        return;
+    }
     let mut state_length = state_of_parent(socket, decision);
     if state_length != 0 && injection.count != 0 && injection.state_length != 0 {
         // One for each send.

@@ -2,7 +2,6 @@
 //!
 //! What is sent and must arrive stands in [`wire`]. On a kernel that fails the agent's self-test the same requests prove the refusal: no socket is enrolled, no byte is added.
 
-mod state;
 mod wire;
 
 use std::{
@@ -35,7 +34,6 @@ pub(super) const SCENARIOS: &[Scenario] = &[
         exact_bytes(context, &[])
     }),
     Scenario::core("context_header_between_hosts", between_hosts),
-    Scenario::full("context_tracestate_beside_header", state::written_beside),
     Scenario::full("safety_header_of_real_clients", real_clients),
     Scenario::full("safety_header_narrow_send_queue", narrow_send_queue),
     Scenario::full("safety_header_refused_by_self_test", |context| {
