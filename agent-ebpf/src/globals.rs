@@ -96,6 +96,8 @@ pub mod fault {
     pub const NO_CAUSALITY: u32 = 1 << 10;
     /// What to write into a request is left as if for the send before it: the program on the send path must not do it.
     pub const INJECT_STALE: u32 = 1 << 11;
+    /// A hook's program does not jump to its body.
+    pub const BODIES_MISSING: u32 = 1 << 12;
 }
 
 /// Reads a global: volatile, because the value that the compiler sees is not the one that the program will see.

@@ -5,7 +5,7 @@ use agent_common::abi::{
 };
 use aya_ebpf::{
     macros::map,
-    maps::{Array, HashMap, LpmTrie, PerCpuArray, RingBuf},
+    maps::{Array, HashMap, LpmTrie, PerCpuArray, ProgramArray, RingBuf},
 };
 
 use crate::{
@@ -77,6 +77,19 @@ pub(crate) static COUNTERS: PerCpuArray<u64> = PerCpuArray::with_max_entries(Cou
 #[map]
 pub(crate) static INSIDE: PerCpuArray<u64> =
     PerCpuArray::with_max_entries(crate::spare::Post::Count as u32, 0);
+/// What the programs of a hook go on with, see [`crate::hook::body`]: one entry each.
+#[map]
+pub(crate) static INET_SEND: ProgramArray = ProgramArray::with_max_entries(1, 0);
+#[map]
+pub(crate) static INET6_SEND: ProgramArray = ProgramArray::with_max_entries(1, 0);
+#[map]
+pub(crate) static UNIX_SEND: ProgramArray = ProgramArray::with_max_entries(1, 0);
+#[map]
+pub(crate) static INET_RECEIVE: ProgramArray = ProgramArray::with_max_entries(1, 0);
+#[map]
+pub(crate) static INET6_RECEIVE: ProgramArray = ProgramArray::with_max_entries(1, 0);
+#[map]
+pub(crate) static UNIX_RECEIVE: ProgramArray = ProgramArray::with_max_entries(1, 0);
 #[map]
 pub(crate) static SCRATCH: PerCpuArray<Scratch> =
     PerCpuArray::with_max_entries(crate::scratch::LEVELS, 0);

@@ -17,7 +17,7 @@ use agent_common::{
 use crate::{
     context::{Handover, HandoverKey},
     globals::{fault, faulty},
-    kernel::iter::Place,
+    kernel::{iter::Place, task},
     maps::{SCRATCH, count},
 };
 
@@ -56,6 +56,10 @@ pub(crate) struct State {
 #[repr(C)]
 pub(crate) struct Work {
     pub(crate) busy: u64,
+    /// The task that goes on with this level in another program; 0 for none.
+    pub(crate) passed_by: u64,
+    /// The [`Post`](crate::spare::Post) that is left when the work is done.
+    pub(crate) post: u64,
     pub(crate) time_ns: u64,
     pub(crate) pid_tgid: u64,
     pub(crate) task: u64,
@@ -290,6 +294,26 @@ pub(crate) fn acquire() -> Option<(u32, &'static mut Scratch)> {
         }
     }
     count(agent_common::abi::Counter::ScratchBusy);
+    None
+}
+
+/// Leaves a level to the program that the running task goes on with.
+#[inline(always)]
+pub(crate) fn pass_on(scratch: &mut Scratch) {
+    scratch.work.passed_by = task::current();
+}
+
+/// The level that the running task has left to this program, or to none.
+#[inline(always)]
+pub(crate) fn take_over() -> Option<(u32, &'static mut Scratch)> {
+    let task = task::current();
+    for level in 0..LEVELS {
+        let scratch = get(level)?;
+        if scratch.work.passed_by == task {
+            scratch.work.passed_by = 0;
+            return Some((level, scratch));
+        }
+    }
     None
 }
 

@@ -43,6 +43,17 @@ pub(crate) fn leave(post: Post) {
     note(post, 0);
 }
 
+/// As [`leave`], for a number that may be that of no post.
+#[inline(always)]
+pub(crate) fn leave_number(post: u64) {
+    if global!(PREEMPTIBLE) != 0
+        && let Some(slot) = INSIDE.get_ptr_mut(post as u32)
+    {
+        // SAFETY: a word of this CPU, which a program leaves only when it ends.
+        unsafe { slot.write_volatile(0) };
+    }
+}
+
 /// Whether the first program was skipped for the running task. In between the two programs, another task may run and be preempted inside the first one:
 /// then this is wrongly true, and the same bytes are seen twice.
 #[inline(always)]

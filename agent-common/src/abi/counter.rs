@@ -127,6 +127,8 @@ counters! {
     InjectStates = 51, "inject_states";
     /// Requests whose `tracestate` is not carried on: malformed, longer than 256 bytes, in several lines, cut, or beyond what is kept at one time.
     InjectStatesDropped = 52, "inject_states_dropped";
+    /// Sends and receives whose program found nothing to go on with: seen by nobody.
+    BodiesMissing = 53, "bodies_missing";
 }
 
 impl Counter {

@@ -3,12 +3,14 @@
 
 use agent_common::abi::{Direction, segment_flags};
 use aya_ebpf::{
+    EbpfContext,
     macros::{fentry, fexit},
+    maps::ProgramArray,
     programs::{FEntryContext, FExitContext},
 };
 
+use super::body::Next;
 use crate::{
-    capture::ut_segment,
     conn, decide,
     globals::global,
     kernel::{
@@ -16,6 +18,7 @@ use crate::{
         sock::{self, IPPROTO_MPTCP, IPPROTO_TCP, IPPROTO_UDP, Identity},
         task,
     },
+    maps::{INET_RECEIVE, INET_SEND, INET6_RECEIVE, INET6_SEND},
     scratch, select,
     spare::{self, Post},
 };
@@ -31,7 +34,7 @@ pub(super) const ECONNRESET: i32 = 104;
 #[fentry(function = "inet_sendmsg")]
 pub fn inet_sendmsg_enter(ctx: FEntryContext) -> i32 {
     if let Some(call) = Call::send(&ctx) {
-        first(Post::InetSend, &call);
+        first(&ctx, &INET_SEND, Post::InetSend, &call);
     }
     0
 }
@@ -39,7 +42,7 @@ pub fn inet_sendmsg_enter(ctx: FEntryContext) -> i32 {
 #[fentry(function = "inet6_sendmsg")]
 pub fn inet6_sendmsg_enter(ctx: FEntryContext) -> i32 {
     if let Some(call) = Call::send(&ctx) {
-        first(Post::Inet6Send, &call);
+        first(&ctx, &INET6_SEND, Post::Inet6Send, &call);
     }
     0
 }
@@ -47,7 +50,7 @@ pub fn inet6_sendmsg_enter(ctx: FEntryContext) -> i32 {
 #[fexit(function = "inet_recvmsg")]
 pub fn inet_recvmsg_exit(ctx: FExitContext) -> i32 {
     if let Some(call) = Call::receive(&ctx) {
-        first(Post::InetReceive, &call);
+        first(&ctx, &INET_RECEIVE, Post::InetReceive, &call);
     }
     0
 }
@@ -55,7 +58,7 @@ pub fn inet_recvmsg_exit(ctx: FExitContext) -> i32 {
 #[fexit(function = "inet6_recvmsg")]
 pub fn inet6_recvmsg_exit(ctx: FExitContext) -> i32 {
     if let Some(call) = Call::receive(&ctx) {
-        first(Post::Inet6Receive, &call);
+        first(&ctx, &INET6_RECEIVE, Post::Inet6Receive, &call);
     }
     0
 }
@@ -65,7 +68,7 @@ pub fn inet_sendmsg_spare(ctx: FEntryContext) -> i32 {
     if spare::skipped(Post::InetSend)
         && let Some(call) = Call::send(&ctx)
     {
-        call.handle();
+        call.handle(&Next::of_spare(&ctx, &INET_SEND));
     }
     0
 }
@@ -75,7 +78,7 @@ pub fn inet6_sendmsg_spare(ctx: FEntryContext) -> i32 {
     if spare::skipped(Post::Inet6Send)
         && let Some(call) = Call::send(&ctx)
     {
-        call.handle();
+        call.handle(&Next::of_spare(&ctx, &INET6_SEND));
     }
     0
 }
@@ -85,7 +88,7 @@ pub fn inet_recvmsg_spare(ctx: FExitContext) -> i32 {
     if spare::skipped(Post::InetReceive)
         && let Some(call) = Call::receive(&ctx)
     {
-        call.handle_unseen();
+        call.handle_unseen(&Next::of_spare(&ctx, &INET_RECEIVE));
     }
     0
 }
@@ -95,7 +98,7 @@ pub fn inet6_recvmsg_spare(ctx: FExitContext) -> i32 {
     if spare::skipped(Post::Inet6Receive)
         && let Some(call) = Call::receive(&ctx)
     {
-        call.handle_unseen();
+        call.handle_unseen(&Next::of_spare(&ctx, &INET6_RECEIVE));
     }
     0
 }
@@ -159,7 +162,7 @@ impl Call {
     }
 
     #[inline(always)]
-    fn handle(&self) {
+    fn handle(&self, next: &Next<'_, impl EbpfContext>) {
         let sk = self.sk();
         if self.length == 0 {
             decide::read_end(sk as u64, self.pid_tgid);
@@ -173,6 +176,7 @@ impl Call {
             return;
         }
         run(
+            next,
             sk,
             identity,
             self.message,
@@ -185,24 +189,25 @@ impl Call {
 
     /// As [`Call::handle`], for a receive that may have been dealt with.
     #[inline(always)]
-    fn handle_unseen(&self) {
+    fn handle_unseen(&self, next: &Next<'_, impl EbpfContext>) {
         let sk = self.sk() as u64;
         if !conn::has_read(sk) {
-            self.handle();
+            self.handle(next);
         }
     }
 }
 
 #[inline(always)]
-fn first(post: Post, call: &Call) {
+fn first(ctx: &impl EbpfContext, body: &'static ProgramArray, post: Post, call: &Call) {
     spare::enter(post);
-    call.handle();
+    call.handle(&Next::of_first(ctx, body, post));
     spare::leave(post);
 }
 
-/// Describes a send or receive in scratch and hands it on.
+/// Describes a send or receive in scratch and goes on with the body. Comes back only where nothing was to be done.
 #[inline(always)]
 pub(super) fn run(
+    next: &Next<'_, impl EbpfContext>,
     sk: *const u8,
     identity: Identity,
     message: *const u8,
@@ -211,7 +216,7 @@ pub(super) fn run(
     direction: Direction,
     segment_flags: u32,
 ) {
-    let Some((level, scratch)) = scratch::acquire() else {
+    let Some((_level, scratch)) = scratch::acquire() else {
         return;
     };
     let work = &mut scratch.work;
@@ -229,6 +234,5 @@ pub(super) fn run(
     work.flags = segment_flags;
     work.direction = direction as u32;
     iter::note(message, &mut work.place);
-    ut_segment(level);
-    scratch::release(scratch);
+    next.go_on(scratch);
 }

@@ -1,5 +1,6 @@
 //! Entry functions, one file per family of attach points. Each reads its arguments, calls one function and returns.
 
+pub(crate) mod body;
 pub(crate) mod inet;
 pub(crate) mod live;
 pub(crate) mod process;

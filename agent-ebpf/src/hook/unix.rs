@@ -9,6 +9,7 @@ use aya_ebpf::{
 };
 
 use super::{
+    body::Next,
     inet::{ECONNRESET, MSG_OOB, MSG_PEEK, run},
     state::describe,
 };
@@ -21,6 +22,7 @@ use crate::{
         sock::{self, AF_UNIX, Identity},
         task,
     },
+    maps::{UNIX_RECEIVE, UNIX_SEND},
     scratch, select,
     spare::{self, Post},
 };
@@ -29,7 +31,11 @@ use crate::{
 pub fn unix_stream_sendmsg_enter(ctx: FEntryContext) -> i32 {
     if let Some(pid_tgid) = sends(&ctx) {
         spare::enter(Post::UnixSend);
-        send(&ctx, pid_tgid);
+        send(
+            &ctx,
+            &Next::of_first(&ctx, &UNIX_SEND, Post::UnixSend),
+            pid_tgid,
+        );
         spare::leave(Post::UnixSend);
     }
     0
@@ -40,7 +46,7 @@ pub fn unix_stream_sendmsg_spare(ctx: FEntryContext) -> i32 {
     if spare::skipped(Post::UnixSend)
         && let Some(pid_tgid) = sends(&ctx)
     {
-        send(&ctx, pid_tgid);
+        send(&ctx, &Next::of_spare(&ctx, &UNIX_SEND), pid_tgid);
     }
     0
 }
@@ -67,7 +73,11 @@ pub fn unix_stream_sendmsg_exit_spare(ctx: FExitContext) -> i32 {
 pub fn unix_stream_recvmsg_exit(ctx: FExitContext) -> i32 {
     if let Some(pid_tgid) = has_read(&ctx) {
         spare::enter(Post::UnixReceive);
-        receive(&ctx, pid_tgid);
+        receive(
+            &ctx,
+            &Next::of_first(&ctx, &UNIX_RECEIVE, Post::UnixReceive),
+            pid_tgid,
+        );
         spare::leave(Post::UnixReceive);
     }
     0
@@ -78,7 +88,7 @@ pub fn unix_stream_recvmsg_spare(ctx: FExitContext) -> i32 {
     if spare::skipped(Post::UnixReceive)
         && let Some(pid_tgid) = has_read(&ctx)
     {
-        receive(&ctx, pid_tgid);
+        receive(&ctx, &Next::of_spare(&ctx, &UNIX_RECEIVE), pid_tgid);
     }
     0
 }
@@ -109,9 +119,10 @@ fn sends(ctx: &FEntryContext) -> Option<u64> {
 }
 
 #[inline(always)]
-fn send(ctx: &FEntryContext, pid_tgid: u64) {
+fn send(ctx: &FEntryContext, next: &Next<'_, FEntryContext>, pid_tgid: u64) {
     let size: u64 = ctx.arg(2);
     run(
+        next,
         sk(ctx.arg(0)),
         IDENTITY,
         ctx.arg(1),
@@ -132,7 +143,7 @@ fn has_read(ctx: &FExitContext) -> Option<u64> {
 }
 
 #[inline(always)]
-fn receive(ctx: &FExitContext, pid_tgid: u64) {
+fn receive(ctx: &FExitContext, next: &Next<'_, FExitContext>, pid_tgid: u64) {
     let result: i32 = ctx.arg(4);
     let sk = sk(ctx.arg(0));
     if result <= 0 {
@@ -140,6 +151,7 @@ fn receive(ctx: &FExitContext, pid_tgid: u64) {
         return;
     }
     run(
+        next,
         sk,
         IDENTITY,
         ctx.arg(1),

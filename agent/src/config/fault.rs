@@ -50,6 +50,8 @@ faults! {
     ForwardsFull = "forwards-full";
     /// No program finds scratch to work in.
     ScratchBusy = "scratch-busy";
+    /// No program finds what it goes on with.
+    BodiesMissing = "bodies-missing";
     /// No byte of a process can be read.
     Unreadable = "unreadable";
     /// Where several requests could be the parent, the one read last is taken.

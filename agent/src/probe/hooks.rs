@@ -169,7 +169,54 @@ pub struct Hook {
     pub stage: Stage,
     /// The program in whose place it may stand: it is used where that one does not fit.
     pub instead_of: Option<&'static str>,
+    /// The program array of the body it goes on with.
+    pub goes_on_in: Option<&'static str>,
 }
+
+/// A program that is attached nowhere: those of hooks jump to it. It is loaded for one function, and stands in every array that takes it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Body {
+    /// Name of the program in the object.
+    pub program: &'static str,
+    /// The program array that it is meant for.
+    pub array: &'static str,
+    /// What it is loaded for.
+    pub attach: Attach,
+}
+
+/// Every body of the object `capture`. They all do the same work; an array takes one whose function is of the type that its hooks attach to.
+pub const BODIES: &[Body] = &[
+    Body::new(
+        "inet_sendmsg_body",
+        "INET_SEND",
+        Attach::Entry("inet_sendmsg"),
+    ),
+    Body::new(
+        "inet6_sendmsg_body",
+        "INET6_SEND",
+        Attach::Entry("inet6_sendmsg"),
+    ),
+    Body::new(
+        "unix_stream_sendmsg_body",
+        "UNIX_SEND",
+        Attach::Entry("unix_stream_sendmsg"),
+    ),
+    Body::new(
+        "inet_recvmsg_body",
+        "INET_RECEIVE",
+        Attach::Exit("inet_recvmsg"),
+    ),
+    Body::new(
+        "inet6_recvmsg_body",
+        "INET6_RECEIVE",
+        Attach::Exit("inet6_recvmsg"),
+    ),
+    Body::new(
+        "unix_stream_recvmsg_body",
+        "UNIX_RECEIVE",
+        Attach::Exit("unix_stream_recvmsg"),
+    ),
+];
 
 /// Stands for an argument that the program does not read, whatever its type.
 pub const UNREAD: &str = "_";
@@ -277,21 +324,24 @@ pub const HOOKS: &[Hook] = &[
         Feature::Spares,
         Stage::Spare,
     )
-    .reads(RECEIVE),
+    .reads(RECEIVE)
+    .goes_on_in("INET_RECEIVE"),
     Hook::new(
         "inet6_recvmsg_spare",
         Attach::Exit("inet6_recvmsg"),
         Feature::Spares,
         Stage::Spare,
     )
-    .reads(RECEIVE),
+    .reads(RECEIVE)
+    .goes_on_in("INET6_RECEIVE"),
     Hook::new(
         "unix_stream_recvmsg_spare",
         Attach::Exit("unix_stream_recvmsg"),
         Feature::Spares,
         Stage::Spare,
     )
-    .reads(RECEIVE),
+    .reads(RECEIVE)
+    .goes_on_in("UNIX_RECEIVE"),
     Hook::new(
         "unix_stream_sendmsg_exit_spare",
         Attach::Exit("unix_stream_sendmsg"),
@@ -305,42 +355,48 @@ pub const HOOKS: &[Hook] = &[
         Feature::Spares,
         Stage::Spare,
     )
-    .reads(SEND),
+    .reads(SEND)
+    .goes_on_in("INET_SEND"),
     Hook::new(
         "inet6_sendmsg_spare",
         Attach::Entry("inet6_sendmsg"),
         Feature::Spares,
         Stage::Spare,
     )
-    .reads(SEND),
+    .reads(SEND)
+    .goes_on_in("INET6_SEND"),
     Hook::new(
         "unix_stream_sendmsg_spare",
         Attach::Entry("unix_stream_sendmsg"),
         Feature::Spares,
         Stage::Spare,
     )
-    .reads(SEND),
+    .reads(SEND)
+    .goes_on_in("UNIX_SEND"),
     Hook::new(
         "inet_recvmsg_exit",
         Attach::Exit("inet_recvmsg"),
         Feature::Inet,
         Stage::Data,
     )
-    .reads(RECEIVE),
+    .reads(RECEIVE)
+    .goes_on_in("INET_RECEIVE"),
     Hook::new(
         "inet6_recvmsg_exit",
         Attach::Exit("inet6_recvmsg"),
         Feature::Inet6,
         Stage::Data,
     )
-    .reads(RECEIVE),
+    .reads(RECEIVE)
+    .goes_on_in("INET6_RECEIVE"),
     Hook::new(
         "unix_stream_recvmsg_exit",
         Attach::Exit("unix_stream_recvmsg"),
         Feature::Unix,
         Stage::Data,
     )
-    .reads(RECEIVE),
+    .reads(RECEIVE)
+    .goes_on_in("UNIX_RECEIVE"),
     Hook::new(
         "unix_stream_sendmsg_exit",
         Attach::Exit("unix_stream_sendmsg"),
@@ -354,21 +410,24 @@ pub const HOOKS: &[Hook] = &[
         Feature::Inet,
         Stage::Data,
     )
-    .reads(SEND),
+    .reads(SEND)
+    .goes_on_in("INET_SEND"),
     Hook::new(
         "inet6_sendmsg_enter",
         Attach::Entry("inet6_sendmsg"),
         Feature::Inet6,
         Stage::Data,
     )
-    .reads(SEND),
+    .reads(SEND)
+    .goes_on_in("INET6_SEND"),
     Hook::new(
         "unix_stream_sendmsg_enter",
         Attach::Entry("unix_stream_sendmsg"),
         Feature::Unix,
         Stage::Data,
     )
-    .reads(SEND),
+    .reads(SEND)
+    .goes_on_in("UNIX_SEND"),
 ];
 
 impl Hook {
@@ -380,6 +439,7 @@ impl Hook {
             feature,
             stage,
             instead_of: None,
+            goes_on_in: None,
         }
     }
 
@@ -387,10 +447,27 @@ impl Hook {
         Self { arguments, ..self }
     }
 
+    const fn goes_on_in(self, array: &'static str) -> Self {
+        Self {
+            goes_on_in: Some(array),
+            ..self
+        }
+    }
+
     /// The program for which this hook was meant: its own, or the one it may replace.
     #[must_use]
     pub fn role(&self) -> &'static str {
         self.instead_of.unwrap_or(self.program)
+    }
+}
+
+impl Body {
+    const fn new(program: &'static str, array: &'static str, attach: Attach) -> Self {
+        Self {
+            program,
+            array,
+            attach,
+        }
     }
 }
 
@@ -427,6 +504,27 @@ mod tests {
                 Attach::Run => hook.program.to_owned(),
             };
             assert_eq!(hook.program, expected);
+        }
+    }
+
+    #[test]
+    fn goes_on_with_a_body_of_its_own_function() {
+        let hooks = HOOKS
+            .iter()
+            .filter_map(|hook| Some((hook, hook.goes_on_in?)));
+        assert_eq!(
+            hooks.clone().count(),
+            2 * BODIES.len(),
+            "first and spare programs"
+        );
+        for (hook, array) in hooks {
+            let body = BODIES.iter().find(|body| body.array == array);
+            assert_eq!(
+                body.map(|body| body.attach),
+                Some(hook.attach),
+                "{}",
+                hook.program
+            );
         }
     }
 

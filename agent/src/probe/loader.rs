@@ -5,13 +5,14 @@
 
 use aya::{
     Btf, Ebpf, EbpfLoader, Endianness, VerifierLogLevel,
+    maps::ProgramArray,
     programs::{Program, ProgramError},
 };
 use zerocopy::IntoBytes as _;
 
 use super::{
     error::ProbeError,
-    hooks::{Attach, Hook},
+    hooks::{Attach, BODIES, Hook},
     inject::SharedMaps,
     plan::{Plan, Reason},
     settings::{Settings, Value},
@@ -49,11 +50,15 @@ pub fn load(
     }
     let mut ebpf = loader.load(object).map_err(ProbeError::Object)?;
     let mut loaded: Vec<&'static str> = Vec::new();
+    let mut bodies = Bodies::default();
     // A refusal may bring a replacement into the plan, so ask again after each program.
     while let Some(hook) = next_to_load(&plan, &loaded) {
-        match load_program(&mut ebpf, &hook, &btf) {
+        let result = load_program(&mut ebpf, hook.program, hook.attach, &btf)
+            .and_then(|()| bodies.provide(&mut ebpf, hook.goes_on_in, &btf));
+        match result {
             Ok(()) => loaded.push(hook.program),
             Err(reason) => {
+                unload(&mut ebpf, hook.program);
                 tracing::debug!(program = hook.program, %reason, "program not loaded");
                 plan.turn_off(hook.program, reason);
             }
@@ -117,9 +122,64 @@ fn next_to_load(plan: &Plan, loaded: &[&str]) -> Option<Hook> {
     chosen.find(|hook| !loaded.contains(&hook.program))
 }
 
-fn load_program(ebpf: &mut Ebpf, hook: &Hook, btf: &Btf) -> Result<(), Reason> {
-    let program = ebpf.program_mut(hook.program).ok_or(Reason::NotInObject)?;
-    match (program, hook.attach) {
+/// The bodies that are loaded, and the arrays that have one.
+#[derive(Default)]
+struct Bodies {
+    programs: Vec<&'static str>,
+    arrays: Vec<&'static str>,
+}
+
+impl Bodies {
+    /// Puts a body into the array, if it has none: one that is there, or else its own. Large programs are so loaded once for each type of function,
+    /// and once in all on kernels that do not tell these apart.
+    fn provide(
+        &mut self,
+        ebpf: &mut Ebpf,
+        array: Option<&'static str>,
+        btf: &Btf,
+    ) -> Result<(), Reason> {
+        let Some(array) = array.filter(|array| !self.arrays.contains(array)) else {
+            return Ok(());
+        };
+        let taken = self
+            .programs
+            .iter()
+            .find(|program| put(ebpf, array, program).is_ok());
+        if taken.is_none() {
+            let body = BODIES
+                .iter()
+                .find(|body| body.array == array)
+                .ok_or(Reason::NotInObject)?;
+            load_program(ebpf, body.program, body.attach, btf)?;
+            put(ebpf, array, body.program)?;
+            self.programs.push(body.program);
+        }
+        self.arrays.push(array);
+        Ok(())
+    }
+}
+
+/// Makes a loaded program the one entry of a program array.
+fn put(ebpf: &mut Ebpf, array: &str, program: &str) -> Result<(), Reason> {
+    let fd = match ebpf.program(program) {
+        Some(Program::FEntry(program)) => program.fd(),
+        Some(Program::FExit(program)) => program.fd(),
+        _ => return Err(Reason::NotInObject),
+    };
+    let fd = fd.and_then(|fd| Ok(fd.try_clone()?)).map_err(refused)?;
+    let map = ebpf.map_mut(array).ok_or(Reason::NotInObject)?;
+    let refused = |error| Reason::Refused {
+        error: chain(&error),
+        log: Vec::new(),
+    };
+    ProgramArray::try_from(map)
+        .and_then(|mut programs| programs.set(0, &fd, 0))
+        .map_err(refused)
+}
+
+fn load_program(ebpf: &mut Ebpf, program: &str, attach: Attach, btf: &Btf) -> Result<(), Reason> {
+    let program = ebpf.program_mut(program).ok_or(Reason::NotInObject)?;
+    match (program, attach) {
         (Program::FEntry(program), Attach::Entry(function)) => program.load(function, btf),
         (Program::FExit(program), Attach::Exit(function)) => program.load(function, btf),
         (Program::BtfTracePoint(program), Attach::Tracepoint(name)) => program.load(name, btf),

@@ -310,6 +310,7 @@ mod tests {
             feature,
             stage: Stage::Data,
             instead_of: None,
+            goes_on_in: None,
         }
     }
 

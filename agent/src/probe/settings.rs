@@ -45,6 +45,7 @@ const FAULTS: &[(Fault, u32)] = &[
     (Fault::NoHandover, 1 << 9),
     (Fault::NoCausality, 1 << 10),
     (Fault::InjectStale, 1 << 11),
+    (Fault::BodiesMissing, 1 << 12),
 ];
 
 /// Bytes of the ring buffer beside a reader that sleeps: what any machine fills meanwhile.

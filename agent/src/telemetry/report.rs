@@ -13,6 +13,7 @@ const LOSSES: &[&str] = &[
     "handovers_full",
     "forwards_full",
     "scratch_busy",
+    "bodies_missing",
     "decisions_beyond_limit",
     "iterator_too_long",
     "kernel_read_failed",

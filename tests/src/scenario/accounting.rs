@@ -30,6 +30,9 @@ pub(super) const SCENARIOS: &[Scenario] = &[
     Scenario::full("accounting_scratch_busy", |context| {
         nothing_is_seen(context, "scratch-busy", "scratch_busy")
     }),
+    Scenario::full("accounting_bodies_missing", |context| {
+        nothing_is_seen(context, "bodies-missing", "bodies_missing")
+    }),
     Scenario::full("accounting_unreadable", |context| {
         nothing_is_seen(context, "unreadable", "unreadable_bytes")
     }),

@@ -27,7 +27,7 @@ use self::{statistics::Statistics, syscall::Request};
 use super::{
     error::ProbeError,
     examine::{Kernel, raise_memlock},
-    hooks::{Attach, HOOKS, Hook},
+    hooks::{Attach, BODIES, Feature, HOOKS, Hook},
     inject, loader,
     objects::{self, OBJECTS},
     plan::{Reason, State},
@@ -144,7 +144,13 @@ fn verify(
             program: name.clone(),
             ..Verified::default()
         };
-        let types = match HOOKS.iter().find(|hook| hook.program == name) {
+        let body = BODIES.iter().find(|body| body.program == name);
+        // A body is tried wherever its hooks are.
+        let hook = HOOKS.iter().find(|hook| match body {
+            Some(body) => hook.goes_on_in == Some(body.array) && hook.feature != Feature::Spares,
+            None => hook.program == name,
+        });
+        let types = match hook {
             None => inject::program_types(name)
                 .ok_or_else(|| "no hook is written down for it".to_owned()),
             Some(hook) => {

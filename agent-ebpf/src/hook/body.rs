@@ -1,0 +1,102 @@
+//! What sends and receives have in common: one program that all their hooks go on with.
+//!
+//! The verifier walks a program each time it is loaded, and the one that reads heads and decides is by far the largest. So a hook's own program only
+//! describes what it sees in scratch and then jumps (`bpf_tail_call`, together with functions since Linux 5.10). Which program it jumps to stands
+//! in the hook's program array: the kernel asks that both attach to functions of one type (since Linux 6.12), which user space finds out by trying.
+//! None of the bodies here reads its context, so that any of them can stand in any array that takes it.
+
+use agent_common::abi::Counter;
+use aya_ebpf::{
+    EbpfContext,
+    macros::{fentry, fexit},
+    maps::ProgramArray,
+    programs::{FEntryContext, FExitContext},
+};
+
+use crate::{
+    capture::ut_segment,
+    globals::{fault, faulty},
+    maps::count,
+    scratch::{self, Scratch},
+    spare::{self, Post},
+};
+
+#[fentry(function = "inet_sendmsg")]
+pub fn inet_sendmsg_body(_ctx: FEntryContext) -> i32 {
+    body()
+}
+
+#[fentry(function = "inet6_sendmsg")]
+pub fn inet6_sendmsg_body(_ctx: FEntryContext) -> i32 {
+    body()
+}
+
+#[fentry(function = "unix_stream_sendmsg")]
+pub fn unix_stream_sendmsg_body(_ctx: FEntryContext) -> i32 {
+    body()
+}
+
+#[fexit(function = "inet_recvmsg")]
+pub fn inet_recvmsg_body(_ctx: FExitContext) -> i32 {
+    body()
+}
+
+#[fexit(function = "inet6_recvmsg")]
+pub fn inet6_recvmsg_body(_ctx: FExitContext) -> i32 {
+    body()
+}
+
+#[fexit(function = "unix_stream_recvmsg")]
+pub fn unix_stream_recvmsg_body(_ctx: FExitContext) -> i32 {
+    body()
+}
+
+/// Where a hook's program goes on, and what it has to leave when that is done.
+pub(super) struct Next<'a, C> {
+    ctx: &'a C,
+    body: &'static ProgramArray,
+    post: Post,
+}
+
+impl<'a, C: EbpfContext> Next<'a, C> {
+    /// For the first program of a hook, inside its post.
+    #[inline(always)]
+    pub(super) fn of_first(ctx: &'a C, body: &'static ProgramArray, post: Post) -> Self {
+        Self { ctx, body, post }
+    }
+
+    /// For a spare program.
+    #[inline(always)]
+    pub(super) fn of_spare(ctx: &'a C, body: &'static ProgramArray) -> Self {
+        Self {
+            ctx,
+            body,
+            post: Post::Count,
+        }
+    }
+
+    /// Goes on with the level that describes the send or receive. Comes back only where there is nothing to go on with.
+    #[inline(always)]
+    pub(super) fn go_on(&self, scratch: &mut Scratch) {
+        scratch.work.post = self.post as u64;
+        scratch::pass_on(scratch);
+        if !faulty(fault::BODIES_MISSING) {
+            // SAFETY: nothing is left behind: the body releases the level and leaves the post.
+            unsafe { self.body.tail_call(self.ctx, 0) };
+        }
+        scratch.work.passed_by = 0;
+        count(Counter::BodiesMissing);
+        scratch::release(scratch);
+    }
+}
+
+#[inline(always)]
+fn body() -> i32 {
+    if let Some((level, scratch)) = scratch::take_over() {
+        let post = scratch.work.post;
+        ut_segment(level);
+        scratch::release(scratch);
+        spare::leave_number(post);
+    }
+    0
+}
