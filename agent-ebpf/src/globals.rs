@@ -70,6 +70,10 @@ pub static PROPAGATOR_FIELDS: Table = [Field {
     rank: 0,
 }; FIELDS];
 
+/// What stands behind it is never run, and the compiler does not know.
+#[unsafe(no_mangle)]
+pub static NEVER: u32 = 0;
+
 /// Bits of [`FAULT`].
 pub mod fault {
     /// The ring buffer takes nothing of every 16th record.

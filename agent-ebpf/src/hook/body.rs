@@ -15,40 +15,40 @@ use aya_ebpf::{
 
 use crate::{
     capture::ut_segment,
-    globals::{fault, faulty},
-    maps::count,
+    globals::{fault, faulty, global},
+    maps::{INET_RECEIVE, INET_SEND, INET6_RECEIVE, INET6_SEND, UNIX_RECEIVE, UNIX_SEND, count},
     scratch::{self, Scratch},
     spare::{self, Post},
 };
 
 #[fentry(function = "inet_sendmsg")]
-pub fn inet_sendmsg_body(_ctx: FEntryContext) -> i32 {
-    body()
+pub fn inet_sendmsg_body(ctx: FEntryContext) -> i32 {
+    body(&ctx, &INET_SEND)
 }
 
 #[fentry(function = "inet6_sendmsg")]
-pub fn inet6_sendmsg_body(_ctx: FEntryContext) -> i32 {
-    body()
+pub fn inet6_sendmsg_body(ctx: FEntryContext) -> i32 {
+    body(&ctx, &INET6_SEND)
 }
 
 #[fentry(function = "unix_stream_sendmsg")]
-pub fn unix_stream_sendmsg_body(_ctx: FEntryContext) -> i32 {
-    body()
+pub fn unix_stream_sendmsg_body(ctx: FEntryContext) -> i32 {
+    body(&ctx, &UNIX_SEND)
 }
 
 #[fexit(function = "inet_recvmsg")]
-pub fn inet_recvmsg_body(_ctx: FExitContext) -> i32 {
-    body()
+pub fn inet_recvmsg_body(ctx: FExitContext) -> i32 {
+    body(&ctx, &INET_RECEIVE)
 }
 
 #[fexit(function = "inet6_recvmsg")]
-pub fn inet6_recvmsg_body(_ctx: FExitContext) -> i32 {
-    body()
+pub fn inet6_recvmsg_body(ctx: FExitContext) -> i32 {
+    body(&ctx, &INET6_RECEIVE)
 }
 
 #[fexit(function = "unix_stream_recvmsg")]
-pub fn unix_stream_recvmsg_body(_ctx: FExitContext) -> i32 {
-    body()
+pub fn unix_stream_recvmsg_body(ctx: FExitContext) -> i32 {
+    body(&ctx, &UNIX_RECEIVE)
 }
 
 /// Where a hook's program goes on, and what it has to leave when that is done.
@@ -90,8 +90,16 @@ impl<'a, C: EbpfContext> Next<'a, C> {
     }
 }
 
+/// From Linux 6.13 on, functions of a tracing program with 64 bytes of stack or more may have them on a *private* stack: one per program and CPU, which
+/// nothing but the attached program's guard against recursion protects. A body has no such guard, and two tasks may be inside it on one CPU, one of them
+/// preempted: they would overwrite each other's variables. A program in which a tail call stands gets no private stack (`check_max_stack_depth`, Linux
+/// kernel/bpf/verifier.c), so one stands here that is never made.
 #[inline(always)]
-fn body() -> i32 {
+fn body(ctx: &impl EbpfContext, own: &'static ProgramArray) -> i32 {
+    if global!(NEVER) != 0 {
+        // SAFETY: not reached; and the array has no second entry.
+        unsafe { own.tail_call(ctx, 1) };
+    }
     if let Some((level, scratch)) = scratch::take_over() {
         let post = scratch.work.post;
         ut_segment(level);

@@ -475,7 +475,10 @@ impl Body {
 mod tests {
     use std::collections::HashSet;
 
-    use super::*;
+    use super::{
+        super::{examine::OBJECT, objects},
+        *,
+    };
 
     #[test]
     fn has_each_program_once_and_a_hook_for_each_feature() {
@@ -525,6 +528,26 @@ mod tests {
                 "{}",
                 hook.program
             );
+        }
+    }
+
+    /// Without one a body's functions would share variables between tasks, see agent-ebpf `hook/body.rs`.
+    #[test]
+    fn every_body_has_a_tail_call_of_its_own() {
+        const CALL: u8 = 0x85;
+        const TAIL_CALL: i32 = aya_obj::generated::bpf_func_id::BPF_FUNC_tail_call as i32;
+        let Some(object) = objects::find(OBJECT) else {
+            assert!(objects::OBJECTS.is_empty(), "built without kernel programs");
+            return;
+        };
+        let object = aya_obj::Object::parse(object.bytes).expect("it was built with the agent");
+        for body in BODIES {
+            let program = &object.programs[body.program];
+            let function = &object.functions[&program.function_key()];
+            let calls = function.instructions.iter();
+            let tail_calls = calls
+                .filter(|call| call.code == CALL && call.src_reg() == 0 && call.imm == TAIL_CALL);
+            assert_eq!(tail_calls.count(), 1, "{}", body.program);
         }
     }
 

@@ -151,7 +151,7 @@ impl Bodies {
                 .find(|body| body.array == array)
                 .ok_or(Reason::NotInObject)?;
             load_program(ebpf, body.program, body.attach, btf)?;
-            put(ebpf, array, body.program)?;
+            put(ebpf, array, body.program).inspect_err(|_| unload(ebpf, body.program))?;
             self.programs.push(body.program);
         }
         self.arrays.push(array);
