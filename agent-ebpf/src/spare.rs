@@ -34,24 +34,19 @@ pub(crate) enum Post {
 /// A task begins the first program's work.
 #[inline(always)]
 pub(crate) fn enter(post: Post) {
-    note(post, 1);
+    note(post as u32, 1);
 }
 
 /// It is through.
 #[inline(always)]
 pub(crate) fn leave(post: Post) {
-    note(post, 0);
+    note(post as u32, 0);
 }
 
 /// As [`leave`], for a number that may be that of no post.
 #[inline(always)]
 pub(crate) fn leave_number(post: u64) {
-    if global!(PREEMPTIBLE) != 0
-        && let Some(slot) = INSIDE.get_ptr_mut(post as u32)
-    {
-        // SAFETY: a word of this CPU, which a program leaves only when it ends.
-        unsafe { slot.write_volatile(0) };
-    }
+    note(post as u32, 0);
 }
 
 /// Whether the first program was skipped for the running task. In between the two programs, another task may run and be preempted inside the first one:
@@ -70,11 +65,11 @@ pub(crate) fn skipped(post: Post) -> bool {
 }
 
 #[inline(always)]
-fn note(post: Post, inside: u64) {
+fn note(post: u32, inside: u64) {
     if global!(PREEMPTIBLE) == 0 {
         return;
     }
-    if let Some(slot) = INSIDE.get_ptr_mut(post as u32) {
+    if let Some(slot) = INSIDE.get_ptr_mut(post) {
         // SAFETY: a word of this CPU, which a program leaves only when it ends.
         unsafe { slot.write_volatile(inside) };
     }

@@ -173,51 +173,6 @@ pub struct Hook {
     pub goes_on_in: Option<&'static str>,
 }
 
-/// A program that is attached nowhere: those of hooks jump to it. It is loaded for one function, and stands in every array that takes it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Body {
-    /// Name of the program in the object.
-    pub program: &'static str,
-    /// The program array that it is meant for.
-    pub array: &'static str,
-    /// What it is loaded for.
-    pub attach: Attach,
-}
-
-/// Every body of the object `capture`. They all do the same work; an array takes one whose function is of the type that its hooks attach to.
-pub const BODIES: &[Body] = &[
-    Body::new(
-        "inet_sendmsg_body",
-        "INET_SEND",
-        Attach::Entry("inet_sendmsg"),
-    ),
-    Body::new(
-        "inet6_sendmsg_body",
-        "INET6_SEND",
-        Attach::Entry("inet6_sendmsg"),
-    ),
-    Body::new(
-        "unix_stream_sendmsg_body",
-        "UNIX_SEND",
-        Attach::Entry("unix_stream_sendmsg"),
-    ),
-    Body::new(
-        "inet_recvmsg_body",
-        "INET_RECEIVE",
-        Attach::Exit("inet_recvmsg"),
-    ),
-    Body::new(
-        "inet6_recvmsg_body",
-        "INET6_RECEIVE",
-        Attach::Exit("inet6_recvmsg"),
-    ),
-    Body::new(
-        "unix_stream_recvmsg_body",
-        "UNIX_RECEIVE",
-        Attach::Exit("unix_stream_recvmsg"),
-    ),
-];
-
 /// Stands for an argument that the program does not read, whatever its type.
 pub const UNREAD: &str = "_";
 
@@ -461,24 +416,11 @@ impl Hook {
     }
 }
 
-impl Body {
-    const fn new(program: &'static str, array: &'static str, attach: Attach) -> Self {
-        Self {
-            program,
-            array,
-            attach,
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use std::collections::HashSet;
 
-    use super::{
-        super::{examine::OBJECT, objects},
-        *,
-    };
+    use super::*;
 
     #[test]
     fn has_each_program_once_and_a_hook_for_each_feature() {
@@ -507,47 +449,6 @@ mod tests {
                 Attach::Run => hook.program.to_owned(),
             };
             assert_eq!(hook.program, expected);
-        }
-    }
-
-    #[test]
-    fn goes_on_with_a_body_of_its_own_function() {
-        let hooks = HOOKS
-            .iter()
-            .filter_map(|hook| Some((hook, hook.goes_on_in?)));
-        assert_eq!(
-            hooks.clone().count(),
-            2 * BODIES.len(),
-            "first and spare programs"
-        );
-        for (hook, array) in hooks {
-            let body = BODIES.iter().find(|body| body.array == array);
-            assert_eq!(
-                body.map(|body| body.attach),
-                Some(hook.attach),
-                "{}",
-                hook.program
-            );
-        }
-    }
-
-    /// Without one a body's functions would share variables between tasks, see agent-ebpf `hook/body.rs`.
-    #[test]
-    fn every_body_has_a_tail_call_of_its_own() {
-        const CALL: u8 = 0x85;
-        const TAIL_CALL: i32 = aya_obj::generated::bpf_func_id::BPF_FUNC_tail_call as i32;
-        let Some(object) = objects::find(OBJECT) else {
-            assert!(objects::OBJECTS.is_empty(), "built without kernel programs");
-            return;
-        };
-        let object = aya_obj::Object::parse(object.bytes).expect("it was built with the agent");
-        for body in BODIES {
-            let program = &object.programs[body.program];
-            let function = &object.functions[&program.function_key()];
-            let calls = function.instructions.iter();
-            let tail_calls = calls
-                .filter(|call| call.code == CALL && call.src_reg() == 0 && call.imm == TAIL_CALL);
-            assert_eq!(tail_calls.count(), 1, "{}", body.program);
         }
     }
 

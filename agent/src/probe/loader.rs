@@ -5,14 +5,14 @@
 
 use aya::{
     Btf, Ebpf, EbpfLoader, Endianness, VerifierLogLevel,
-    maps::ProgramArray,
     programs::{Program, ProgramError},
 };
 use zerocopy::IntoBytes as _;
 
 use super::{
+    bodies::Bodies,
     error::ProbeError,
-    hooks::{Attach, BODIES, Hook},
+    hooks::{Attach, Hook},
     inject::SharedMaps,
     plan::{Plan, Reason},
     settings::{Settings, Value},
@@ -122,62 +122,12 @@ fn next_to_load(plan: &Plan, loaded: &[&str]) -> Option<Hook> {
     chosen.find(|hook| !loaded.contains(&hook.program))
 }
 
-/// The bodies that are loaded, and the arrays that have one.
-#[derive(Default)]
-struct Bodies {
-    programs: Vec<&'static str>,
-    arrays: Vec<&'static str>,
-}
-
-impl Bodies {
-    /// Puts a body into the array, if it has none: one that is there, or else its own. Large programs are so loaded once for each type of function,
-    /// and once in all on kernels that do not tell these apart.
-    fn provide(
-        &mut self,
-        ebpf: &mut Ebpf,
-        array: Option<&'static str>,
-        btf: &Btf,
-    ) -> Result<(), Reason> {
-        let Some(array) = array.filter(|array| !self.arrays.contains(array)) else {
-            return Ok(());
-        };
-        let taken = self
-            .programs
-            .iter()
-            .find(|program| put(ebpf, array, program).is_ok());
-        if taken.is_none() {
-            let body = BODIES
-                .iter()
-                .find(|body| body.array == array)
-                .ok_or(Reason::NotInObject)?;
-            load_program(ebpf, body.program, body.attach, btf)?;
-            put(ebpf, array, body.program).inspect_err(|_| unload(ebpf, body.program))?;
-            self.programs.push(body.program);
-        }
-        self.arrays.push(array);
-        Ok(())
-    }
-}
-
-/// Makes a loaded program the one entry of a program array.
-fn put(ebpf: &mut Ebpf, array: &str, program: &str) -> Result<(), Reason> {
-    let fd = match ebpf.program(program) {
-        Some(Program::FEntry(program)) => program.fd(),
-        Some(Program::FExit(program)) => program.fd(),
-        _ => return Err(Reason::NotInObject),
-    };
-    let fd = fd.and_then(|fd| Ok(fd.try_clone()?)).map_err(refused)?;
-    let map = ebpf.map_mut(array).ok_or(Reason::NotInObject)?;
-    let refused = |error| Reason::Refused {
-        error: chain(&error),
-        log: Vec::new(),
-    };
-    ProgramArray::try_from(map)
-        .and_then(|mut programs| programs.set(0, &fd, 0))
-        .map_err(refused)
-}
-
-fn load_program(ebpf: &mut Ebpf, program: &str, attach: Attach, btf: &Btf) -> Result<(), Reason> {
+pub(super) fn load_program(
+    ebpf: &mut Ebpf,
+    program: &str,
+    attach: Attach,
+    btf: &Btf,
+) -> Result<(), Reason> {
     let program = ebpf.program_mut(program).ok_or(Reason::NotInObject)?;
     match (program, attach) {
         (Program::FEntry(program), Attach::Entry(function)) => program.load(function, btf),
@@ -189,7 +139,7 @@ fn load_program(ebpf: &mut Ebpf, program: &str, attach: Attach, btf: &Btf) -> Re
     .map_err(refused)
 }
 
-fn unload(ebpf: &mut Ebpf, program: &str) {
+pub(super) fn unload(ebpf: &mut Ebpf, program: &str) {
     let unloaded = match ebpf.program_mut(program) {
         Some(Program::FEntry(program)) => program.unload(),
         Some(Program::FExit(program)) => program.unload(),
@@ -202,7 +152,7 @@ fn unload(ebpf: &mut Ebpf, program: &str) {
     }
 }
 
-fn refused(error: ProgramError) -> Reason {
+pub(super) fn refused(error: ProgramError) -> Reason {
     match error {
         ProgramError::LoadError {
             io_error,

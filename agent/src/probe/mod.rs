@@ -7,6 +7,7 @@
 )]
 
 pub mod attach;
+pub mod bodies;
 pub mod error;
 pub mod examine;
 pub mod hooks;

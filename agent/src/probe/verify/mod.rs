@@ -25,9 +25,10 @@ use serde::Serialize;
 
 use self::{statistics::Statistics, syscall::Request};
 use super::{
+    bodies::BODIES,
     error::ProbeError,
     examine::{Kernel, raise_memlock},
-    hooks::{Attach, BODIES, Feature, HOOKS, Hook},
+    hooks::{Attach, Feature, HOOKS, Hook},
     inject, loader,
     objects::{self, OBJECTS},
     plan::{Reason, State},
