@@ -254,7 +254,15 @@ fn wrk_counts_as_nginx_does(context: &mut Context) -> Result<()> {
         + statistics.get("spans_dropped_queue")
         + statistics.get("spans_dropped_export");
     assert_eq!(lost, 0, "{statistics}");
-    assert_eq!(collector.spans().len(), requests);
+    // A kernel that preempts tasks inside programs skips some, and says how many; each costs one span at most, and none appears twice.
+    let (spans, missed) = (
+        collector.spans().len(),
+        statistics.get("programs_missed") as usize,
+    );
+    assert!(
+        spans <= requests && spans + missed >= requests,
+        "{spans} spans of {requests} requests, {missed} programs missed"
+    );
     Ok(())
 }
 
