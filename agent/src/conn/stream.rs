@@ -116,6 +116,8 @@ impl Buffers {
 pub struct Stream {
     /// A position was seen: the ones below are valid.
     seen: bool,
+    /// Where it was first seen.
+    origin: u64,
     /// First byte that no reader was told of.
     next: u64,
     /// Behind the last byte of the last segment: a gap below it is no matter of order.
@@ -131,6 +133,7 @@ impl Stream {
     pub fn starting_at(position: u64) -> Self {
         Self {
             seen: true,
+            origin: position,
             next: position,
             reached: position,
             known: StreamState {
@@ -151,6 +154,12 @@ impl Stream {
     #[must_use]
     pub const fn next(&self) -> u64 {
         self.next
+    }
+
+    /// Bytes from where it was first seen to where it certainly is.
+    #[must_use]
+    pub fn distance(&self) -> u64 {
+        self.next.max(self.known.position) - self.origin
     }
 
     /// Whether a send waits to be confirmed.

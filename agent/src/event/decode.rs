@@ -3,7 +3,7 @@
 //! Input: one record as the ring buffer or a recording hands it out. Output: a typed view of the same bytes, or the reason why there is
 //! none. Lengths are checked against the bytes that are there; payload is not looked at.
 
-use agent_common::abi::{self, ABI_VERSION, Header, Kind};
+use agent_common::abi::{self, ABI_VERSION, Header, Kind, SlotKind};
 use zerocopy::{FromBytes, Immutable, KnownLayout};
 
 use super::Event;
@@ -76,7 +76,19 @@ pub fn decode(record: &[u8]) -> Result<Event<'_>, Refused> {
 pub fn decode_counted<'a>(record: &'a [u8], counters: &Counters) -> Option<Event<'a>> {
     counters.records.increment();
     match decode(record) {
-        Ok(event) => Some(event),
+        Ok(event) => {
+            match &event {
+                Event::Segment(segment, _) => {
+                    counters.segments_read.increment();
+                    if segment.slot == SlotKind::Decision as u8 {
+                        counters.decisions_read.increment();
+                    }
+                }
+                Event::Decision(_) => counters.decisions_read.increment(),
+                _ => {}
+            }
+            Some(event)
+        }
         Err(refused) => {
             match refused {
                 Refused::UnknownKind { .. } => counters.records_unknown_kind.increment(),

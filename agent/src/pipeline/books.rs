@@ -15,6 +15,10 @@ pub(super) struct Open {
     pub(super) ready: usize,
     /// Retransmissions whose message is not known yet.
     pub(super) resent: usize,
+    /// Bytes that passed on connections that are open.
+    pub(super) distance: u64,
+    /// Of those, the ones of which no parser was told yet.
+    pub(super) lag: u64,
 }
 
 /// Sums that no public counter holds.
@@ -24,6 +28,8 @@ pub(super) struct Tally {
     pub(super) unobserved_spans: u64,
     /// Unobserved spans and exchanges that wait for facts, by what they were counted as already.
     pub(super) handed_out: u64,
+    /// Bytes that passed on connections that are over, by the positions that the kernel told.
+    pub(super) distance: u64,
 }
 
 /// One line for each sum that does not hold.
@@ -42,6 +48,16 @@ pub(super) fn discrepancies(counters: &Counters, tally: Tally, open: Open) -> Ve
             ));
         }
     };
+    check(
+        "bytes that passed",
+        tally.distance + open.distance,
+        &[
+            ("parsed", counters.stream_bytes.get()),
+            ("passed over", counters.stream_passed_bytes.get()),
+            ("gaps", counters.stream_gap_bytes.get()),
+            ("not told yet", open.lag),
+        ],
+    );
     check(
         "requests",
         counters.messages_request.get(),
@@ -88,4 +104,37 @@ pub(super) fn discrepancies(counters: &Counters, tally: Tally, open: Open) -> Ve
         ],
     );
     lines
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn bytes_of_which_no_parser_was_told_are_found() {
+        let counters = Counters::default();
+        counters.stream_bytes.add(70);
+        counters.stream_passed_bytes.add(20);
+        counters.stream_gap_bytes.add(4);
+        let tally = Tally {
+            distance: 90,
+            ..Tally::default()
+        };
+        let lines = |distance, lag| {
+            let open = Open {
+                distance,
+                lag,
+                ..Open::default()
+            };
+            discrepancies(&counters, tally, open)
+        };
+        assert_eq!(lines(10, 6), Vec::<String>::new());
+        assert_eq!(
+            lines(10, 5),
+            [
+                "bytes that passed 100 is not 99: parsed 70 + passed over 20 + gaps 4 + not told yet 5"
+            ]
+        );
+        assert_eq!(lines(11, 6).len(), 1);
+    }
 }

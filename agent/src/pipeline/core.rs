@@ -145,6 +145,11 @@ impl Core {
         }
     }
 
+    /// A connection is over, on which so many bytes passed.
+    pub(super) fn passed(&mut self, bytes: u64) {
+        self.tally.distance += bytes;
+    }
+
     /// A decision was read for the first time.
     pub(super) fn decision_read(&mut self, decided: &Decided) {
         self.counters.decisions.increment();

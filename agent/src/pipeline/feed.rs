@@ -108,7 +108,9 @@ impl Reader for Feed<'_> {
     }
 
     fn skip(&mut self, position: u64, length: u64, time_ns: u64) {
-        if !self.tolerates(position.saturating_add(length)) {
+        if self.tolerates(position.saturating_add(length)) {
+            self.counters.stream_passed_bytes.add(length);
+        } else {
             self.counters.stream_gap_bytes.add(length);
         }
         if let Speech::Parsed(parser, requests) = self.speech {

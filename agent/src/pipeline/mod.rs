@@ -111,7 +111,7 @@ impl Pipeline {
 
     /// Whether the books balance; one line for each sum that does not.
     ///
-    /// Messages and decisions that came in equal those that are open, those that became spans, and the losses by reason.
+    /// Bytes, messages and decisions that came in equal those that are open, those that became spans, and the losses by reason.
     #[must_use]
     pub fn balance(&self) -> Vec<String> {
         let mut open = books::Open::default();
@@ -119,6 +119,8 @@ impl Pipeline {
             open.exchanges += tracked.open_exchanges();
             open.decisions += tracked.open_decisions();
             open.resent += tracked.open_retransmissions();
+            open.distance += tracked.distance();
+            open.lag += tracked.lag();
         }
         self.core.balance(open)
     }

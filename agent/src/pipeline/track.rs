@@ -130,6 +130,17 @@ impl Tracked {
         self.resent.len()
     }
 
+    /// Bytes that passed, in both directions.
+    pub(super) fn distance(&self) -> u64 {
+        self.connection.streams.iter().map(Stream::distance).sum()
+    }
+
+    /// Of those, the ones of which no parser was told yet.
+    pub(super) fn lag(&self) -> u64 {
+        let lag = |stream: &Stream| stream.known().position.saturating_sub(stream.next());
+        self.connection.streams.iter().map(lag).sum()
+    }
+
     /// Whether time alone can change something here.
     pub(super) fn is_active(&self) -> bool {
         self.suspected
@@ -607,6 +618,7 @@ impl Tracked {
             self.exchanges.close(ending);
             self.finish_exchanges(requests, core);
         }
+        core.passed(self.distance());
         self.resent.give_up(&core.counters);
         while let Some(decided) = self.decisions.give_up(|_| true) {
             self.unobserved(decided, core);

@@ -82,6 +82,11 @@ impl Loaded {
 }
 
 impl Attached {
+    /// Detaches all programs, which stay loaded: what they counted and left in maps can still be read. One that is running ends.
+    pub fn detach(&mut self) {
+        while self.links.0.pop().is_some() {}
+    }
+
     /// These programs, when they are enough to trace anything.
     ///
     /// # Errors

@@ -18,7 +18,9 @@ pub enum ProbeError {
         finding: Finding,
     },
     /// The kernel's type information cannot be read.
-    #[error("cannot read the kernel's type information")]
+    #[error(
+        "cannot read the kernel's type information (a kernel with CONFIG_DEBUG_INFO_BTF has it)"
+    )]
     Btf(#[from] BtfError),
     /// The kernel's type information cannot be read by the library that loads programs.
     #[error("cannot read the kernel's type information")]
@@ -27,7 +29,9 @@ pub enum ProbeError {
     #[error(transparent)]
     Offsets(#[from] OffsetsError),
     /// The kernel refused a map, or the object is damaged.
-    #[error("the kernel did not take the maps of the kernel programs")]
+    #[error(
+        "the kernel did not take the maps of the kernel programs (`undertrace doctor` tells what this kernel takes)"
+    )]
     Object(#[source] aya::EbpfError),
     /// A feature without which the agent is of no use does not work.
     #[error("{} cannot be traced: {program}: {reason}; `undertrace doctor` shows the details", feature.title())]

@@ -299,11 +299,17 @@ impl Counters {
     /// # Errors
     /// When a system call fails.
     pub fn read(&self) -> Result<Vec<(Counter, u64)>, MapError> {
-        let sum = |counter: &Counter| {
-            let values = self.0.get(&(*counter as u32), 0)?;
-            Ok((*counter, values.iter().sum()))
-        };
-        Counter::ALL.iter().map(sum).collect()
+        let read = |counter: &Counter| Ok((*counter, self.one(*counter)?));
+        Counter::ALL.iter().map(read).collect()
+    }
+
+    /// One counter, likewise.
+    ///
+    /// # Errors
+    /// When the system call fails.
+    pub fn one(&self, counter: Counter) -> Result<u64, MapError> {
+        let values = self.0.get(&(counter as u32), 0)?;
+        Ok(values.iter().sum())
     }
 }
 

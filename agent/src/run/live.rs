@@ -57,6 +57,10 @@ const TICK: Duration = Duration::from_millis(100);
 /// Time between two readings of the kernel's counters.
 const PUBLISH_NS: u64 = 1_000_000_000;
 
+/// Looks at the ring buffer after all programs were detached, and the time between them.
+const LAST_LOOKS: u32 = 20;
+const LAST_LOOK: Duration = Duration::from_millis(5);
+
 /// How long [`Fault::SlowReader`] sleeps before each look.
 const SLOW: Duration = Duration::from_secs(2);
 
@@ -350,10 +354,22 @@ impl Agent {
                 outputs.report();
             }
         }
-        // What the kernel wrote until now.
-        while !reader.drain(|record| self.inner.record(record)).emptied {}
+        self.attached.detach();
+        self.drain(&mut reader);
         self.tick(clock::monotonic_ns(), outputs);
         self.publish(outputs, reader.largest_batch_bytes());
+    }
+
+    /// Reads all that the programs wrote, also those that were running when they were detached.
+    fn drain(&mut self, reader: &mut Reader) {
+        for _ in 0..LAST_LOOKS {
+            while !reader.drain(|record| self.inner.record(record)).emptied {}
+            let written = self.kernel_counters.one(Counter::Segments).unwrap_or(0);
+            if written == self.inner.counters.segments_read.get() {
+                break;
+            }
+            std::thread::sleep(LAST_LOOK);
+        }
     }
 
     fn tick(&mut self, now_ns: u64, outputs: &mut Outputs) {

@@ -171,7 +171,10 @@ mod tests {
         fs::write(&path, "hello, this is some text").expect("written");
         let config = Config::resolve(Layer::default(), &|_| None).expect("valid");
         let error = replay(&path, &config).expect_err("no recording");
-        let expected = format!("{} is not a recording of undertrace", path.display());
+        let expected = format!(
+            "{} is not a recording of undertrace: give a file that `undertrace record` wrote",
+            path.display()
+        );
         assert_eq!(error.to_string(), expected);
     }
 }

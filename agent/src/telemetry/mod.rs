@@ -51,6 +51,10 @@ impl Count {
 counters! {
     /// Records read from the ring buffer.
     records;
+    /// Records of sends and receives among them.
+    segments_read;
+    /// Decisions among them, inlined or as records of their own.
+    decisions_read;
     /// Records whose kind is not known.
     records_unknown_kind;
     /// Records of another ABI version, too short, or with lengths that contradict each other.
@@ -63,6 +67,8 @@ counters! {
     connections_over_limit;
     /// Payload bytes parsed.
     stream_bytes;
+    /// Bytes that passed and were not needed: bodies, and what is no HTTP.
+    stream_passed_bytes;
     /// Bytes known to have passed whose content was wanted and not seen.
     stream_gap_bytes;
     /// Segments dropped because they came too late or twice.

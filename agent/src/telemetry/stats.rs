@@ -40,30 +40,44 @@ impl Balance {
     }
 }
 
-/// The equations: what is made, and where it can end. A term is a counter of the daemon or a gauge.
-const EQUATIONS: &[(&str, &str, &[&str])] = &[(
-    "spans",
-    "spans",
-    &[
-        "spans_unsampled",
-        "spans_exported",
-        "spans_rejected_partial",
-        "spans_dropped_queue",
-        "spans_dropped_export",
-        "spans_pending",
-    ],
-)];
+/// The equations: what is made, and where it can end. A term is a counter of the daemon or a gauge; `kernel.NAME` is one of the kernel programs, and an
+/// equation with one holds where there are programs.
+const EQUATIONS: &[(&str, &str, &[&str])] = &[
+    ("segments", "kernel.segments", &["segments_read"]),
+    ("decisions", "kernel.decisions", &["decisions_read"]),
+    (
+        "spans",
+        "spans",
+        &[
+            "spans_unsampled",
+            "spans_exported",
+            "spans_rejected_partial",
+            "spans_dropped_queue",
+            "spans_dropped_export",
+            "spans_pending",
+        ],
+    ),
+];
+
+/// Before the name of a counter of the kernel programs.
+const OF_KERNEL: &str = "kernel.";
 
 impl Snapshot {
-    /// The value of a counter or gauge; 0 for names that are not there.
+    /// The value of a counter or gauge; 0 for names that are not there. `kernel.NAME` is a counter of the kernel programs, also where the daemon has
+    /// one of that name.
     #[must_use]
     pub fn get(&self, name: &str) -> u64 {
-        self.agent
-            .iter()
-            .chain(&self.gauges)
-            .chain(&self.kernel)
-            .find(|(known, _)| *known == name)
-            .map_or(0, |(_, value)| *value)
+        let find = |known: &[(&str, u64)], name: &str| {
+            let mut known = known.iter();
+            known.find(|(other, _)| *other == name).map(|pair| pair.1)
+        };
+        if let Some(name) = name.strip_prefix(OF_KERNEL) {
+            return find(&self.kernel, name).unwrap_or(0);
+        }
+        find(&self.agent, name)
+            .or_else(|| find(&self.gauges, name))
+            .or_else(|| find(&self.kernel, name))
+            .unwrap_or(0)
     }
 
     /// All equations with the values of this moment.
@@ -71,6 +85,7 @@ impl Snapshot {
     pub fn balances(&self) -> Vec<Balance> {
         EQUATIONS
             .iter()
+            .filter(|(_, made, _)| !made.starts_with(OF_KERNEL) || !self.kernel.is_empty())
             .map(|&(what, made, terms)| {
                 let terms: Vec<_> = terms.iter().map(|&term| (term, self.get(term))).collect();
                 Balance {
@@ -161,6 +176,8 @@ pub fn resident_bytes() -> u64 {
 
 #[cfg(test)]
 mod tests {
+    use agent_common::abi::Counter;
+
     use super::*;
     use crate::telemetry::Counters;
 
@@ -189,9 +206,33 @@ mod tests {
     }
 
     #[test]
+    fn what_the_programs_wrote_is_what_was_read() {
+        let counters = Counters::default();
+        counters.segments_read.add(7);
+        counters.decisions.add(3);
+        counters.decisions_read.add(4);
+        let holds = |kernel: &[(&'static str, u64)]| {
+            let snapshot = Snapshot {
+                agent: counters.snapshot(),
+                kernel: kernel.to_vec(),
+                ..Snapshot::default()
+            };
+            snapshot.balances().iter().all(Balance::holds)
+        };
+        assert!(holds(&[("segments", 7), ("decisions", 4)]));
+        assert!(!holds(&[("segments", 8), ("decisions", 4)]));
+        assert!(!holds(&[("segments", 7), ("decisions", 3)]));
+        // A replay has no programs.
+        assert!(holds(&[]));
+    }
+
+    #[test]
     fn every_term_of_the_equations_exists() {
         let snapshot = snapshot(&Counters::default());
         let exists = |name: &str| {
+            if let Some(name) = name.strip_prefix(OF_KERNEL) {
+                return Counter::ALL.iter().any(|counter| counter.name() == name);
+            }
             let mut known = snapshot.agent.iter().chain(&snapshot.gauges);
             known.any(|(known, _)| *known == name)
         };

@@ -220,6 +220,12 @@ impl Statistics {
         let value: Value = serde_json::from_str(text).context("the statistics are no JSON")?;
         let mut counters = BTreeMap::new();
         collect(&value, &mut counters);
+        // A name may be there twice.
+        let kernel = value.get("kernel").and_then(Value::as_object);
+        for (name, value) in kernel.into_iter().flatten() {
+            let value = value.as_u64().context("a counter is no number")?;
+            counters.insert(format!("kernel.{name}"), value);
+        }
         let equations = value
             .get("balance")
             .and_then(Value::as_array)

@@ -33,7 +33,7 @@ pub(super) const SCENARIOS: &[Scenario] = &[
     Scenario::full("causality_threads_concurrency_1", |context| {
         threads(context, 1)
     }),
-    Scenario::full("causality_threads_concurrency_16", |context| {
+    Scenario::core("causality_threads_concurrency_16", |context| {
         threads(context, 16)
     }),
     // 5.10 has no choice of preemption.

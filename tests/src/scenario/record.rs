@@ -21,7 +21,7 @@ use crate::harness::{
 };
 
 pub(super) const SCENARIOS: &[Scenario] = &[
-    Scenario::full("record_replay_identical", replay_identical),
+    Scenario::core("record_replay_identical", replay_identical),
     Scenario::full("record_strips_payload", strips_payload),
 ];
 

@@ -9,12 +9,16 @@ use crate::harness::{
 };
 
 pub(super) const SCENARIOS: &[Scenario] = &[
+    Scenario::core("safety_kill_minus_nine_once", |context| {
+        kill_minus_nine(context, Seen::NewConnections, 1)
+    })
+    .within(UNDER_LOAD),
     Scenario::full("safety_kill_minus_nine", |context| {
-        kill_minus_nine(context, Seen::NewConnections)
+        kill_minus_nine(context, Seen::NewConnections, 2)
     })
     .within(UNDER_LOAD),
     Scenario::full("safety_kill_minus_nine_older_connection", |context| {
-        kill_minus_nine(context, Seen::OlderConnection)
+        kill_minus_nine(context, Seen::OlderConnection, 2)
     })
     .within(UNDER_LOAD),
     Scenario::full(
@@ -36,10 +40,10 @@ enum Seen {
     OlderConnection,
 }
 
-/// The agent is killed in the middle of traffic and started again: no request fails, and the last agent sees every new connection.
-fn kill_minus_nine(context: &mut Context, seen: Seen) -> Result<()> {
+/// The agent is killed so many times in the middle of traffic and started again: no request fails, and the last agent sees every new connection.
+fn kill_minus_nine(context: &mut Context, seen: Seen, times: u32) -> Result<()> {
     under_load(context, |context, port, served| {
-        for _ in 0..2 {
+        for _ in 0..times {
             let collector = Collector::start()?;
             let agent = Setup::grpc(&collector).port(port).start(context)?;
             if seen == Seen::NewConnections {

@@ -6,7 +6,7 @@ use anyhow::{Context as _, Result};
 use serde::Deserialize;
 
 /// Counters that move when something is lost, left out or given up; the kernel's as `kernel.NAME`.
-const LOSSES: [&str; 26] = [
+const LOSSES: [&str; 29] = [
     "kernel.ring_full",
     "kernel.sockets_full",
     "kernel.threads_full",
@@ -14,6 +14,9 @@ const LOSSES: [&str; 26] = [
     "kernel.handovers_full",
     "kernel.forwards_full",
     "kernel.scratch_busy",
+    "kernel.bodies_missing",
+    "kernel.programs_missed",
+    "kernel.chunk_framing_lost",
     "kernel.unreadable_bytes",
     "kernel.decisions_beyond_limit",
     "kernel.heads_unseen",

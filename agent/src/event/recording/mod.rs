@@ -133,7 +133,7 @@ pub enum RecordingError {
         source: std::io::Error,
     },
     /// The file is something else.
-    #[error("{path} is not a recording of undertrace")]
+    #[error("{path} is not a recording of undertrace: give a file that `undertrace record` wrote")]
     NotARecording {
         /// The file.
         path: String,

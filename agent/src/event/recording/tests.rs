@@ -199,7 +199,10 @@ fn refuses_a_file_that_is_something_else() {
         b"\x7fELF\x02\x01\x01\0 and so on, for a while",
     ] {
         let error = replayed(bytes).expect_err("no recording");
-        assert_eq!(error.to_string(), "file is not a recording of undertrace");
+        assert_eq!(
+            error.to_string(),
+            "file is not a recording of undertrace: give a file that `undertrace record` wrote"
+        );
     }
 }
 

@@ -51,7 +51,7 @@ const LAST_PAUSE: Duration = Duration::from_millis(500);
 #[derive(Debug, thiserror::Error)]
 pub enum ClientError {
     /// The endpoint is no URL that can be connected to.
-    #[error("{endpoint:?} is no usable OTLP endpoint")]
+    #[error("{endpoint:?} is no usable OTLP endpoint, which looks like http://HOST:4317")]
     Endpoint {
         /// As configured, without user name and password.
         endpoint: String,

@@ -416,7 +416,7 @@ async fn settings_that_cannot_work_are_refused_at_the_start() {
     endpoint.endpoint = "http://:::".to_owned();
     assert_eq!(
         error(&endpoint),
-        "\"http://:::\" is no usable OTLP endpoint"
+        "\"http://:::\" is no usable OTLP endpoint, which looks like http://HOST:4317"
     );
 }
 
