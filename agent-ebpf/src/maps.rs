@@ -73,10 +73,9 @@ pub(crate) static STATES: HashMap<u64, KeptState> = HashMap::with_max_entries(ST
 pub(crate) static LIVE: Array<LiveRequest> = Array::with_max_entries(LIVE_BATCH, 0);
 #[map]
 pub(crate) static COUNTERS: PerCpuArray<u64> = PerCpuArray::with_max_entries(Counter::CAPACITY, 0);
-/// 1 while a task is inside the first program of a hook, see [`crate::spare`].
+/// Tasks for which the first program of a hook has run, see [`crate::spare`].
 #[map]
-pub(crate) static INSIDE: PerCpuArray<u64> =
-    PerCpuArray::with_max_entries(crate::spare::Post::Count as u32, 0);
+pub(crate) static DONE: Array<u64> = Array::with_max_entries(crate::spare::ALL_NOTES, 0);
 /// What the programs of a hook go on with, see [`crate::hook::body`]: one entry each.
 #[map]
 pub(crate) static INET_SEND: ProgramArray = ProgramArray::with_max_entries(1, 0);

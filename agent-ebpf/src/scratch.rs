@@ -58,7 +58,7 @@ pub(crate) struct Work {
     pub(crate) busy: u64,
     /// The task that goes on with this level in another program; 0 for none.
     pub(crate) passed_by: u64,
-    /// The [`Post`](crate::spare::Post) that is left when the work is done.
+    /// The [`Post`](crate::spare::Post) that is done with the work.
     pub(crate) post: u64,
     pub(crate) time_ns: u64,
     pub(crate) pid_tgid: u64,

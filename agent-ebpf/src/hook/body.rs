@@ -59,7 +59,7 @@ pub(super) struct Next<'a, C> {
 }
 
 impl<'a, C: EbpfContext> Next<'a, C> {
-    /// For the first program of a hook, inside its post.
+    /// For the first program of a hook.
     #[inline(always)]
     pub(super) fn of_first(ctx: &'a C, body: &'static ProgramArray, post: Post) -> Self {
         Self { ctx, body, post }
@@ -81,7 +81,7 @@ impl<'a, C: EbpfContext> Next<'a, C> {
         scratch.work.post = self.post as u64;
         scratch::pass_on(scratch);
         if !faulty(fault::BODIES_MISSING) {
-            // SAFETY: nothing is left behind: the body releases the level and leaves the post.
+            // SAFETY: nothing is left behind: the body releases the level and is done with the post.
             unsafe { self.body.tail_call(self.ctx, 0) };
         }
         scratch.work.passed_by = 0;
@@ -104,7 +104,7 @@ fn body(ctx: &impl EbpfContext, own: &'static ProgramArray) -> i32 {
         let post = scratch.work.post;
         ut_segment(level);
         scratch::release(scratch);
-        spare::leave_number(post);
+        spare::done_number(post);
     }
     0
 }

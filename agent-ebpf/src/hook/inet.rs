@@ -65,8 +65,8 @@ pub fn inet6_recvmsg_exit(ctx: FExitContext) -> i32 {
 
 #[fentry(function = "inet_sendmsg")]
 pub fn inet_sendmsg_spare(ctx: FEntryContext) -> i32 {
-    if spare::skipped(Post::InetSend)
-        && let Some(call) = Call::send(&ctx)
+    if let Some(call) = Call::send(&ctx)
+        && spare::skipped(Post::InetSend)
     {
         call.handle(&Next::of_spare(&ctx, &INET_SEND));
     }
@@ -75,8 +75,8 @@ pub fn inet_sendmsg_spare(ctx: FEntryContext) -> i32 {
 
 #[fentry(function = "inet6_sendmsg")]
 pub fn inet6_sendmsg_spare(ctx: FEntryContext) -> i32 {
-    if spare::skipped(Post::Inet6Send)
-        && let Some(call) = Call::send(&ctx)
+    if let Some(call) = Call::send(&ctx)
+        && spare::skipped(Post::Inet6Send)
     {
         call.handle(&Next::of_spare(&ctx, &INET6_SEND));
     }
@@ -85,8 +85,8 @@ pub fn inet6_sendmsg_spare(ctx: FEntryContext) -> i32 {
 
 #[fexit(function = "inet_recvmsg")]
 pub fn inet_recvmsg_spare(ctx: FExitContext) -> i32 {
-    if spare::skipped(Post::InetReceive)
-        && let Some(call) = Call::receive(&ctx)
+    if let Some(call) = Call::receive(&ctx)
+        && spare::skipped(Post::InetReceive)
     {
         call.handle_unseen(&Next::of_spare(&ctx, &INET_RECEIVE));
     }
@@ -95,8 +95,8 @@ pub fn inet_recvmsg_spare(ctx: FExitContext) -> i32 {
 
 #[fexit(function = "inet6_recvmsg")]
 pub fn inet6_recvmsg_spare(ctx: FExitContext) -> i32 {
-    if spare::skipped(Post::Inet6Receive)
-        && let Some(call) = Call::receive(&ctx)
+    if let Some(call) = Call::receive(&ctx)
+        && spare::skipped(Post::Inet6Receive)
     {
         call.handle_unseen(&Next::of_spare(&ctx, &INET6_RECEIVE));
     }
@@ -199,9 +199,8 @@ impl Call {
 
 #[inline(always)]
 fn first(ctx: &impl EbpfContext, body: &'static ProgramArray, post: Post, call: &Call) {
-    spare::enter(post);
     call.handle(&Next::of_first(ctx, body, post));
-    spare::leave(post);
+    spare::done(post);
 }
 
 /// Describes a send or receive in scratch and goes on with the body. Comes back only where nothing was to be done.

@@ -34,9 +34,8 @@ use crate::{
 // since Linux 4.16
 #[btf_tracepoint(function = "inet_sock_set_state")]
 pub fn inet_sock_set_state(ctx: BtfTracePointContext) -> i32 {
-    spare::enter(Post::SetState);
     set_state(&ctx);
-    spare::leave(Post::SetState);
+    spare::done(Post::SetState);
     0
 }
 

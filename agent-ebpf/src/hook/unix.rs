@@ -30,21 +30,20 @@ use crate::{
 #[fentry(function = "unix_stream_sendmsg")]
 pub fn unix_stream_sendmsg_enter(ctx: FEntryContext) -> i32 {
     if let Some(pid_tgid) = sends(&ctx) {
-        spare::enter(Post::UnixSend);
         send(
             &ctx,
             &Next::of_first(&ctx, &UNIX_SEND, Post::UnixSend),
             pid_tgid,
         );
-        spare::leave(Post::UnixSend);
+        spare::done(Post::UnixSend);
     }
     0
 }
 
 #[fentry(function = "unix_stream_sendmsg")]
 pub fn unix_stream_sendmsg_spare(ctx: FEntryContext) -> i32 {
-    if spare::skipped(Post::UnixSend)
-        && let Some(pid_tgid) = sends(&ctx)
+    if let Some(pid_tgid) = sends(&ctx)
+        && spare::skipped(Post::UnixSend)
     {
         send(&ctx, &Next::of_spare(&ctx, &UNIX_SEND), pid_tgid);
     }
@@ -54,16 +53,15 @@ pub fn unix_stream_sendmsg_spare(ctx: FEntryContext) -> i32 {
 #[fexit(function = "unix_stream_sendmsg")]
 pub fn unix_stream_sendmsg_exit(ctx: FExitContext) -> i32 {
     if has_sent(&ctx) {
-        spare::enter(Post::UnixSent);
         accepted(&ctx);
-        spare::leave(Post::UnixSent);
+        spare::done(Post::UnixSent);
     }
     0
 }
 
 #[fexit(function = "unix_stream_sendmsg")]
 pub fn unix_stream_sendmsg_exit_spare(ctx: FExitContext) -> i32 {
-    if spare::skipped(Post::UnixSent) && has_sent(&ctx) {
+    if has_sent(&ctx) && spare::skipped(Post::UnixSent) {
         accepted(&ctx);
     }
     0
@@ -72,21 +70,20 @@ pub fn unix_stream_sendmsg_exit_spare(ctx: FExitContext) -> i32 {
 #[fexit(function = "unix_stream_recvmsg")]
 pub fn unix_stream_recvmsg_exit(ctx: FExitContext) -> i32 {
     if let Some(pid_tgid) = has_read(&ctx) {
-        spare::enter(Post::UnixReceive);
         receive(
             &ctx,
             &Next::of_first(&ctx, &UNIX_RECEIVE, Post::UnixReceive),
             pid_tgid,
         );
-        spare::leave(Post::UnixReceive);
+        spare::done(Post::UnixReceive);
     }
     0
 }
 
 #[fexit(function = "unix_stream_recvmsg")]
 pub fn unix_stream_recvmsg_spare(ctx: FExitContext) -> i32 {
-    if spare::skipped(Post::UnixReceive)
-        && let Some(pid_tgid) = has_read(&ctx)
+    if let Some(pid_tgid) = has_read(&ctx)
+        && spare::skipped(Post::UnixReceive)
     {
         receive(&ctx, &Next::of_spare(&ctx, &UNIX_RECEIVE), pid_tgid);
     }

@@ -318,14 +318,19 @@ fn control_no_causality(context: &mut Context) -> Result<()> {
         .arg("no-causality")
         .start(context)?;
     load::numbered(front, "/f", 20, 2)?;
-    collector.wait_for_spans(80, PATIENCE)?;
-    agent.stop()?;
+    collector.wait_for_quiet(80, PATIENCE / 3);
+    let missed = agent.stop()?.get("programs_missed") as usize;
     let spans = collector.spans();
     let calls = spans
         .clients()
         .filter(|span| span.path().starts_with("/b/"));
     let links = load::judge(&spans, &calls, "threads");
-    assert_eq!((links.right, links.wrong, links.missing), (0, 0, 20));
+    assert_eq!((links.right, links.wrong), (0, 0));
+    // What the kernel skipped and counted may be a call.
+    assert!(
+        links.missing <= 20 && links.missing + missed >= 20 && missed < 20,
+        "{links:?}, {missed} programs missed"
+    );
     Ok(())
 }
 
@@ -347,7 +352,7 @@ fn control_wrong_link(context: &mut Context) -> Result<()> {
         .arg("wrong-link")
         .start(context)?;
     load::numbered(front, "/f", 64, 16)?;
-    collector.wait_for_spans(256, PATIENCE)?;
+    collector.wait_for_quiet(256, PATIENCE / 3);
     agent.stop()?;
     let spans = collector.spans();
     let calls = spans
