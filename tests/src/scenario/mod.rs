@@ -13,6 +13,7 @@ mod http1;
 mod http1_bodies;
 mod http1_bytes;
 mod http1_chunked;
+mod http1_ends;
 mod http1_limits;
 mod http1_loss;
 mod http1_sockets;
@@ -106,6 +107,7 @@ pub(crate) fn all() -> impl Iterator<Item = &'static Scenario> {
         http1_bodies::SCENARIOS,
         http1_chunked::SCENARIOS,
         http1_bytes::SCENARIOS,
+        http1_ends::SCENARIOS,
         http1_limits::SCENARIOS,
         http1_loss::SCENARIOS,
         http1_sockets::SCENARIOS,
