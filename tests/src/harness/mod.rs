@@ -2,6 +2,7 @@
 
 pub(crate) mod agent;
 pub(crate) mod collector;
+pub(crate) mod group;
 pub(crate) mod http;
 pub(crate) mod load;
 pub(crate) mod network;

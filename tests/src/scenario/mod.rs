@@ -9,6 +9,7 @@ mod causality;
 mod context;
 mod doctor;
 mod export;
+mod groups;
 mod http1;
 mod http1_bodies;
 mod http1_bytes;
@@ -116,6 +117,7 @@ pub(crate) fn all() -> impl Iterator<Item = &'static Scenario> {
         inject::SCENARIOS,
         causality::SCENARIOS,
         identity::SCENARIOS,
+        groups::SCENARIOS,
         namespaces::SCENARIOS,
         export::SCENARIOS,
         safety::SCENARIOS,
