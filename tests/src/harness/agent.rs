@@ -146,6 +146,33 @@ impl Agent {
         self.program.output()
     }
 
+    /// Asks for its counters (SIGUSR1), and gives the table's names and values; zeros are not in it.
+    ///
+    /// # Errors
+    /// When it does not print them.
+    pub(crate) fn report(&self) -> Result<BTreeMap<String, u64>> {
+        let before = self.output().len();
+        self.program.signal(Signal::USR1)?;
+        let table = wait_for(
+            || format!("the table of counters:\n{}", self.output()),
+            PATIENCE,
+            || {
+                let output = self.output();
+                let table = output.get(before..)?;
+                table
+                    .contains("more counters are zero\n")
+                    .then(|| table.to_owned())
+            },
+        )?;
+        let row = |line: &str| {
+            let mut words = line.trim_start_matches('!').split_whitespace();
+            let (name, value) = (words.next()?, words.next()?);
+            let value = value.replace(',', "").parse().ok()?;
+            words.next().is_none().then(|| (name.to_owned(), value))
+        };
+        Ok(table.lines().filter_map(row).collect())
+    }
+
     /// Memory it holds, KiB (`VmRSS` of /proc/PID/status).
     ///
     /// # Errors

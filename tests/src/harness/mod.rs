@@ -2,6 +2,7 @@
 
 pub(crate) mod agent;
 pub(crate) mod collector;
+pub(crate) mod group;
 pub(crate) mod http;
 pub(crate) mod load;
 pub(crate) mod network;
@@ -152,6 +153,18 @@ pub(crate) fn assert_text(what: &str, actual: &str, expected: &str) {
         text.push_str(&format!("+ {line}\n"));
     }
     panic!("{text}");
+}
+
+/// Whether the running kernel has a function of this name, or had when its symbols were written down (proc(5), kallsyms).
+///
+/// # Errors
+/// When it does not tell.
+pub(crate) fn kernel_has(function: &str) -> Result<bool> {
+    let symbols = fs::read_to_string("/proc/kallsyms").context("the kernel lists no symbols")?;
+    let mut names = symbols
+        .lines()
+        .filter_map(|line| line.split_whitespace().nth(2));
+    Ok(names.any(|name| name == function))
 }
 
 /// The running kernel's release, e.g. `6.12.107+deb13-amd64`.

@@ -11,6 +11,7 @@ use anyhow::{Context as _, Result, ensure};
 
 use super::{
     Context, Skip,
+    group::Group,
     process::{self, Program},
     wait_for,
 };
@@ -130,6 +131,32 @@ pub(crate) fn python_in(
         .args(arguments);
     command
         .envs(environment.iter().copied())
+        .env("PYTHONDONTWRITEBYTECODE", "1");
+    start(
+        context,
+        &format!("{}-{port}", script.replace('/', "-")),
+        &mut command,
+        port,
+    )
+}
+
+/// Starts a Python script inside a control group, as a container runtime does: the process is there before it runs the program.
+///
+/// # Errors
+/// As [`python`].
+pub(crate) fn python_within(
+    context: &Context,
+    group: &Group,
+    script: &str,
+    port: u16,
+) -> Result<Program> {
+    let mut command = Command::new(program("sh")?);
+    command
+        .args(["-c", "echo $$ > \"$0\" && exec \"$@\""])
+        .arg(group.processes())
+        .arg(program("python3")?)
+        .arg(workloads().join(script))
+        .args(["--port", &port.to_string()])
         .env("PYTHONDONTWRITEBYTECODE", "1");
     start(
         context,

@@ -39,6 +39,7 @@ pub(super) const SCENARIOS: &[Scenario] = &[
     Scenario::full("accounting_connections_over_limit", connections_over_limit),
     Scenario::full("accounting_processes_vanish", processes_vanish),
     Scenario::full("accounting_export_queue_full", export_queue_full),
+    Scenario::full("accounting_report_on_a_signal", report_on_a_signal),
     Scenario::full("accounting_control_no_handover", control_no_handover),
     Scenario::full("accounting_control_no_causality", control_no_causality),
     Scenario::full("accounting_control_wrong_link", control_wrong_link),
@@ -286,6 +287,34 @@ fn export_queue_full(context: &mut Context) -> Result<()> {
         "{statistics}"
     );
     assert_only_requests(&spans, 400);
+    Ok(())
+}
+
+/// SIGUSR1 prints all counters while the agent traces, and it traces on.
+fn report_on_a_signal(context: &mut Context) -> Result<()> {
+    let port = context.port();
+    let _nginx = service::static_nginx(context, port)?;
+    let collector = Collector::start()?;
+    let agent = Setup::grpc(&collector).port(port).start(context)?;
+    let mut connection = Connection::open(port)?;
+    for n in 1..=2_u64 {
+        assert_eq!(connection.get(&format!("/q/0/{n}"))?.text(), "hello\n");
+        collector.wait_for_spans(usize::try_from(2 * n)?, PATIENCE)?;
+        let table = agent.report()?;
+        let told = [
+            ("client_decisions", n),
+            ("server_decisions", n),
+            ("exchanges", 2 * n),
+            ("connections", 2),
+        ];
+        for (name, value) in told {
+            assert_eq!(table.get(name), Some(&value), "{name} in {table:?}");
+        }
+        assert!(table.contains_key("resident_bytes"), "{table:?}");
+    }
+    assert_eq!(connection.get("/q/0/3")?.text(), "hello\n");
+    collector.wait_for_spans(6, PATIENCE)?;
+    assert_eq!(agent.stop()?.get("spans_exported"), 6);
     Ok(())
 }
 

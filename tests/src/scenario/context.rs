@@ -158,9 +158,16 @@ fn malformed_traceparent_ignored(context: &mut Context) -> Result<()> {
         assert_eq!(connection.get_with(&format!("/bad/{n}"), line)?.status, 200);
     }
     collector.wait_for_spans(lines.len(), PATIENCE)?;
-    agent.stop()?;
+    let statistics = agent.stop()?;
     let spans = collector.spans();
     assert_eq!(spans.len(), lines.len(), "{}", spans.render());
+    // All but the one that is there twice, and the three that are other headers.
+    let malformed = lines.len() as u64 - 4;
+    assert_eq!(
+        statistics.get("traceparent_malformed"),
+        malformed,
+        "{statistics}"
+    );
     let mut traces = BTreeMap::new();
     for (n, line) in lines.iter().enumerate() {
         let of_case = spans.filter(|span| span.path() == format!("/bad/{n}"));

@@ -9,10 +9,13 @@ mod causality;
 mod context;
 mod doctor;
 mod export;
+mod groups;
 mod http1;
 mod http1_bodies;
 mod http1_bytes;
 mod http1_chunked;
+mod http1_ends;
+mod http1_limits;
 mod http1_loss;
 mod http1_sockets;
 mod identity;
@@ -105,6 +108,8 @@ pub(crate) fn all() -> impl Iterator<Item = &'static Scenario> {
         http1_bodies::SCENARIOS,
         http1_chunked::SCENARIOS,
         http1_bytes::SCENARIOS,
+        http1_ends::SCENARIOS,
+        http1_limits::SCENARIOS,
         http1_loss::SCENARIOS,
         http1_sockets::SCENARIOS,
         context::SCENARIOS,
@@ -112,6 +117,7 @@ pub(crate) fn all() -> impl Iterator<Item = &'static Scenario> {
         inject::SCENARIOS,
         causality::SCENARIOS,
         identity::SCENARIOS,
+        groups::SCENARIOS,
         namespaces::SCENARIOS,
         export::SCENARIOS,
         safety::SCENARIOS,
