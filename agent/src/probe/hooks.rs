@@ -452,6 +452,23 @@ mod tests {
         }
     }
 
+    /// Of programs on one function the kernel runs the one that was attached last first (`bpf_trampoline_link_prog`), of those on one tracepoint the
+    /// one that was attached first (`tracepoint_add_func`).
+    #[test]
+    fn spares_run_behind_the_programs_that_they_stand_in_for() {
+        for (position, spare) in HOOKS.iter().enumerate() {
+            if spare.feature != Feature::Spares {
+                continue;
+            }
+            let mut others = HOOKS.iter().enumerate();
+            let first = others
+                .find(|(_, hook)| hook.attach == spare.attach && hook.feature != Feature::Spares);
+            let (first, _) = first.expect("a spare stands in for a program");
+            let is_tracepoint = matches!(spare.attach, Attach::Tracepoint(_));
+            assert_eq!(first < position, is_tracepoint, "{}", spare.program);
+        }
+    }
+
     #[test]
     fn replaces_only_programs_that_come_before() {
         for (position, hook) in HOOKS.iter().enumerate() {

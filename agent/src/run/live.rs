@@ -122,6 +122,7 @@ pub fn run(config: &Config, record: Option<(&Path, bool)>) -> Result<(), RunErro
         trusted.add(network).map_err(map_error("TRUSTED"))?;
     }
     let mut attached = loaded.attach()?;
+    let stood_in_early = maps.counters.one(Counter::ProgramsStoodIn).unwrap_or(0);
     let map_memory_bytes = attached.map_memory_bytes();
     // Last: connections are enrolled when everything that knows of them is at work.
     let injector = injector.and_then(|injector| injection::attach(injector, cgroup.as_deref()));
@@ -174,6 +175,8 @@ pub fn run(config: &Config, record: Option<(&Path, bool)>) -> Result<(), RunErro
         questions: Vec::new(),
         sweep: Sweep::new(maps.handovers, config.request_lifetime()),
         published_ns: 0,
+        stood_in_early,
+        stood_in_last: None,
     };
     agent.inner.scan();
     agent.publish(&outputs, 0);
@@ -270,6 +273,10 @@ struct Agent {
     questions: Vec<LiveRequest>,
     sweep: Sweep,
     published_ns: u64,
+    /// What spares did while their first programs were not attached yet: for nobody who was skipped.
+    stood_in_early: u64,
+    /// What they had done when the first programs were about to be detached.
+    stood_in_last: Option<u64>,
 }
 
 /// What a record touches.
@@ -354,6 +361,7 @@ impl Agent {
                 outputs.report();
             }
         }
+        self.stood_in_last = self.kernel_counters.one(Counter::ProgramsStoodIn).ok();
         self.attached.detach();
         self.drain(&mut reader);
         self.tick(clock::monotonic_ns(), outputs);
@@ -417,8 +425,7 @@ impl Agent {
             .into_iter()
             .map(|(counter, value)| (counter.name(), value))
             .collect();
-        let missed = self.attached.missed(stood_in);
-        counters.push(("programs_missed", missed));
+        counters.push(("programs_missed", self.missed(stood_in)));
         counters.push(("handovers_held", self.sweep.held));
         let injector = self.inner.injector.as_ref();
         counters.push(("inject_let_go", injector.map_or(0, Injector::let_go_count)));
@@ -432,15 +439,21 @@ impl Agent {
     }
 
     /// Detaches, ends what is open, and lets everything out.
+    /// Sends, receives and states that no program saw.
+    fn missed(&self, stood_in: u64) -> u64 {
+        let stood_in = self.stood_in_last.unwrap_or(stood_in);
+        let for_others = stood_in.saturating_sub(self.stood_in_early);
+        self.attached.missed(for_others)
+    }
+
     fn finish(self, mut outputs: Outputs) -> Result<(), RunError> {
+        let read = self.kernel_counters.read().unwrap_or_default();
+        let lost = self.missed(stood_in(&read)) > 0;
         let Self {
             mut inner,
             attached,
-            kernel_counters,
             ..
         } = self;
-        let read = kernel_counters.read().unwrap_or_default();
-        let lost = attached.missed(stood_in(&read)) > 0;
         for stats in attached.stats().iter().filter(|_| lost) {
             if let Some(missed) = stats.missed.filter(|missed| *missed > 0) {
                 warn!(

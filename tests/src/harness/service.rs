@@ -125,12 +125,22 @@ pub(crate) fn python_in(
     environment: &[(&str, &str)],
 ) -> Result<Program> {
     let mut command = in_namespace(namespace, &program("python3")?)?;
+    command.envs(environment.iter().copied());
+    start_script(context, command, script, port, arguments)
+}
+
+/// Starts a Python script with the command that ends with the interpreter.
+fn start_script(
+    context: &Context,
+    mut command: Command,
+    script: &str,
+    port: u16,
+    arguments: &[&str],
+) -> Result<Program> {
     command
         .arg(workloads().join(script))
         .args(["--port", &port.to_string()])
-        .args(arguments);
-    command
-        .envs(environment.iter().copied())
+        .args(arguments)
         .env("PYTHONDONTWRITEBYTECODE", "1");
     start(
         context,
@@ -154,16 +164,8 @@ pub(crate) fn python_within(
     command
         .args(["-c", "echo $$ > \"$0\" && exec \"$@\""])
         .arg(group.processes())
-        .arg(program("python3")?)
-        .arg(workloads().join(script))
-        .args(["--port", &port.to_string()])
-        .env("PYTHONDONTWRITEBYTECODE", "1");
-    start(
-        context,
-        &format!("{}-{port}", script.replace('/', "-")),
-        &mut command,
-        port,
-    )
+        .arg(program("python3")?);
+    start_script(context, command, script, port, &[])
 }
 
 /// Starts a Node script of `workloads` with `--port` and further arguments.
