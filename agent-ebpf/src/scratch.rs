@@ -95,7 +95,8 @@ pub(crate) struct Work {
     pub(crate) finished: u32,
     /// 1: the record's slot shall hold the sender's current request.
     pub(crate) wants_snapshot: u32,
-    pub(crate) reserved_copy: u32,
+    /// 1: the send has more buffers than are walked, and was counted for it.
+    pub(crate) too_long: u32,
     pub(crate) copy_from: u64,
     /// Bytes that could not be read behind them.
     pub(crate) unreadable: u32,

@@ -21,6 +21,7 @@ use crate::{
 #[inline(always)]
 pub(super) fn place(level: u32, work: *mut Work) {
     let work = scratch::borrow(work);
+    work.too_long = 0;
     if work.place.kind == kind::OPAQUE {
         work.flags |= segment_flags::NO_PAYLOAD;
         count(Counter::LengthsOnly);
@@ -184,7 +185,8 @@ fn read_vector(level: u32, work: *mut Work, wanted: u32) -> u32 {
         inside = 0;
         base = base.wrapping_add(IOVEC);
     }
-    if work.copy_to < wanted {
+    if work.copy_to < wanted && work.too_long == 0 {
+        work.too_long = 1;
         count(Counter::IteratorTooLong);
     }
     work.copy_to

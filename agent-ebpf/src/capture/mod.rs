@@ -24,7 +24,7 @@ use agent_common::{
     },
 };
 
-pub(crate) use self::block::begins_response;
+pub(crate) use self::{block::begins_response, head::settle};
 use self::{
     block::{keep_tail, place},
     chunks::ut_chunks,
@@ -87,6 +87,9 @@ pub extern "C" fn ut_segment(level: u32) -> u32 {
         return 0;
     }
     let receive = work.direction == Direction::Receive as u32;
+    if receive {
+        settle(work.sk, socket);
+    }
     let turn = u32::from(socket.last_direction) != work.direction;
     socket.last_direction = work.direction as u8;
     work.finished = 0;

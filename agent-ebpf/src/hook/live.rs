@@ -4,6 +4,7 @@ use agent_common::abi::{Direction, LIVE_BATCH};
 use aya_ebpf::{macros::raw_tracepoint, programs::RawTracePointContext};
 
 use crate::{
+    capture,
     conn::{self, flags},
     context, emit, inject,
     kernel::sock,
@@ -40,6 +41,7 @@ fn answer(index: u32) -> bool {
         if !socket.has(flags::COUNTED) {
             conn::unwrap(socket, sk, sock::write_seq(sk), sock::copied_seq(sk));
         }
+        capture::settle(sk, socket);
         request.sent = emit::state(&conn::state_of(&socket.streams[Direction::Send as usize]));
         request.received = emit::state(&conn::state_of(
             &socket.streams[Direction::Receive as usize],

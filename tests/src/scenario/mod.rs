@@ -6,6 +6,7 @@
 mod accounting;
 mod bad_input;
 mod causality;
+mod causality_files;
 mod context;
 mod doctor;
 mod export;
@@ -116,6 +117,7 @@ pub(crate) fn all() -> impl Iterator<Item = &'static Scenario> {
         propagators::SCENARIOS,
         inject::SCENARIOS,
         causality::SCENARIOS,
+        causality_files::SCENARIOS,
         identity::SCENARIOS,
         groups::SCENARIOS,
         namespaces::SCENARIOS,
