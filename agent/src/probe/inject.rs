@@ -36,7 +36,7 @@ const ENROLLER: &str = "enrol_established";
 /// Maps that both objects have.
 const SHARED: &[&str] = &["INJECTIONS", "STATES", "COUNTERS"];
 
-/// Bits of the global `INJECT_FAULT`, agent-ebpf `bin/inject.rs`.
+/// Bits of the global `INJECT_FAULT`, agent-ebpf `bin/inject`.
 const FAULTS: &[(Fault, u32)] = &[
     (Fault::InjectTwice, 1),
     (Fault::InjectLate, 1 << 1),

@@ -11,9 +11,9 @@ use crate::{
     testing::{Bench, PROCESS, SegmentExt, Socket},
 };
 
-const TRACE: [u8; 16] = [7; 16];
+pub(super) const TRACE: [u8; 16] = [7; 16];
 
-fn decision(span_id: u8, parent: u8, source: Source) -> Decision {
+pub(super) fn decision(span_id: u8, parent: u8, source: Source) -> Decision {
     Decision {
         trace_id: TRACE,
         span_id: [span_id; 8],
@@ -26,7 +26,7 @@ fn decision(span_id: u8, parent: u8, source: Source) -> Decision {
     }
 }
 
-fn causal(span_id: u8, parent: u8) -> Decision {
+pub(super) fn causal(span_id: u8, parent: u8) -> Decision {
     Decision {
         method: Method::SameContext as u8,
         ..decision(span_id, parent, Source::Causal)
@@ -96,97 +96,6 @@ fn rejects_a_parent_it_does_not_know() {
     let reason = client.links[0].attributes.get(name::UNDERTRACE_LINK_REASON);
     assert_eq!(reason, Some(Value::Text("parent_unknown")));
     assert_eq!(bench.counters.links_rejected.get(), 1);
-}
-
-const UNAVAILABLE: &[u8] = b"HTTP/1.1 503 Service Unavailable\r\nContent-Length: 0\r\n\r\n";
-
-/// Calls on behalf of one request, one after the other, each on a connection of its own: what is sent and what answers.
-fn calls(calls: &[(&[u8], &[u8])]) -> Bench {
-    let mut bench = Bench::new();
-    let mut server = Socket::open(1, Role::Server);
-    server
-        .receive(GET)
-        .starts()
-        .decided(decision(1, 9, Source::SameKernel));
-    bench.push(&mut server);
-    let mut now_ns = server.now_ns;
-    for (n, (request, answer)) in (2..).zip(calls) {
-        let mut upstream = Socket::open(u64::from(n), Role::Client);
-        upstream.now_ns = now_ns;
-        upstream.send(request).starts().decided(causal(n, 1));
-        upstream.receive(answer).starts();
-        bench.push(&mut upstream);
-        now_ns = upstream.now_ns;
-    }
-    server.now_ns = now_ns;
-    server.send(OK).starts();
-    bench.push(&mut server).live(&[&server]);
-    bench.check_books();
-    bench
-}
-
-/// Span ids of the attempts that each call repeats.
-fn repeated(bench: &Bench) -> Vec<Option<u8>> {
-    let clients = bench
-        .spans
-        .iter()
-        .filter(|span| span.kind == SpanKind::Client);
-    clients
-        .map(|span| {
-            let link = span.links.first()?;
-            let reason = link.attributes.get(name::UNDERTRACE_LINK_REASON);
-            assert_eq!(reason, Some(Value::Text("previous_attempt")));
-            assert_eq!(link.trace_id, TRACE);
-            Some(link.span_id[0])
-        })
-        .collect()
-}
-
-#[test]
-fn links_a_repeated_request_to_the_attempt_that_failed() {
-    let bench = calls(&[(GET, UNAVAILABLE), (GET, UNAVAILABLE), (GET, OK), (GET, OK)]);
-    assert_eq!(repeated(&bench), [None, Some(2), Some(3), None]);
-    let counts: Vec<_> = bench.spans[..4]
-        .iter()
-        .map(|span| int(span, name::HTTP_REQUEST_RESEND_COUNT))
-        .collect();
-    assert_eq!(counts, [None, Some(1), Some(2), None]);
-}
-
-#[test]
-fn takes_no_other_request_for_a_repetition() {
-    let other: &[u8] = b"GET /other HTTP/1.1\r\nHost: shop\r\n\r\n";
-    assert_eq!(repeated(&calls(&[(GET, OK), (GET, OK)])), [None, None]);
-    let bench = calls(&[(GET, UNAVAILABLE), (other, OK)]);
-    assert_eq!(repeated(&bench), [None, None]);
-}
-
-/// Both are sent before the first one fails.
-#[test]
-fn takes_none_of_two_attempts() {
-    let mut bench = Bench::new();
-    let mut server = Socket::open(1, Role::Server);
-    server
-        .receive(GET)
-        .starts()
-        .decided(decision(1, 9, Source::SameKernel));
-    bench.push(&mut server);
-    let mut first = Socket::open(2, Role::Client);
-    let mut second = Socket::open(3, Role::Client);
-    first.now_ns = server.now_ns;
-    second.now_ns = server.now_ns;
-    first.send(GET).starts().decided(causal(2, 1));
-    second.send(GET).starts().decided(causal(3, 1));
-    first.receive(UNAVAILABLE).starts();
-    second.receive(UNAVAILABLE).starts();
-    bench.push(&mut first).push(&mut second);
-    let mut third = Socket::open(4, Role::Client);
-    third.now_ns = first.now_ns.max(second.now_ns);
-    third.send(GET).starts().decided(causal(4, 1));
-    third.receive(OK).starts();
-    bench.push(&mut third);
-    assert_eq!(repeated(&bench), [None, None, None]);
-    assert_eq!(bench.counters.retries_ambiguous.get(), 1);
 }
 
 #[test]
@@ -289,82 +198,6 @@ fn joins_a_retried_send_to_the_decision_of_its_first_attempt() {
     bench.check_books();
 }
 
-#[test]
-fn exports_a_span_for_an_id_that_somebody_was_given() {
-    for (flags, spans) in [(decision_flags::PROPAGATED, 1), (0, 0)] {
-        let mut bench = Bench::new();
-        let mut socket = Socket::open(1, Role::Client);
-        socket.decide(Decision {
-            direction: Direction::Send as u8,
-            decision_flags: flags,
-            ..decision(1, 0, Source::Root)
-        });
-        socket.send(GET);
-        socket.lose();
-        socket.close(0);
-        bench.push(&mut socket);
-        assert_eq!(bench.spans.len(), spans);
-        assert_eq!(bench.counters.decisions_unobserved.get(), 1);
-        if let Some(span) = bench.spans.first() {
-            assert_eq!(span.span_id, [1; 8]);
-            assert_eq!(text(span, name::ERROR_TYPE), Some("unobserved"));
-            assert_eq!(span.kind, SpanKind::Client);
-        }
-        bench.check_books();
-    }
-}
-
-#[test]
-fn exports_nothing_for_a_request_that_never_left() {
-    let mut bench = Bench::new();
-    let mut socket = Socket::open(1, Role::Client);
-    socket
-        .send_partly(GET, 0)
-        .starts()
-        .decided(decision(1, 0, Source::Root));
-    socket.close(0);
-    bench.push(&mut socket);
-    assert_eq!(bench.spans.len(), 0);
-    assert_eq!(bench.counters.decisions_unobserved.get(), 1);
-    bench.check_books();
-}
-
-#[test]
-fn leaves_out_what_is_marked_untraced_and_exports_of_telemetry() {
-    let mut bench = Bench::new();
-    let mut socket = Socket::open(1, Role::Server);
-    socket.receive(GET).starts().decided(Decision {
-        decision_flags: decision_flags::UNTRACED,
-        ..decision(1, 0, Source::Root)
-    });
-    socket.send(OK).starts();
-    socket
-        .receive(b"POST /v1/traces HTTP/1.1\r\nContent-Length: 0\r\n\r\n")
-        .starts();
-    socket.send(OK).starts();
-    socket.close(0);
-    bench.push(&mut socket);
-    assert_eq!(bench.spans.len(), 0);
-    assert_eq!(bench.counters.exchanges_excluded.get(), 2);
-    bench.check_books();
-}
-
-#[test]
-fn makes_spans_of_exports_of_telemetry_when_asked() {
-    let mut bench = Bench::with(PipelineConfig {
-        trace_otlp_exports: true,
-        ..PipelineConfig::default()
-    });
-    let mut socket = Socket::open(1, Role::Server);
-    socket
-        .receive(b"POST /v1/traces HTTP/1.1\r\nContent-Length: 0\r\n\r\n")
-        .starts();
-    socket.send(OK).starts();
-    socket.close(0);
-    bench.push(&mut socket);
-    assert_eq!(text(only(&bench), name::URL_PATH), Some("/v1/traces"));
-}
-
 /// The kernel did not decide it, so user space judges its sender.
 #[test]
 fn links_to_an_untrusted_header_of_a_message_the_kernel_did_not_decide() {
@@ -447,22 +280,6 @@ fn gives_the_same_ids_on_every_run() {
     assert_eq!(run(1), run(1));
     assert_eq!(run(1).len(), 5);
     assert_ne!(run(1), run(2));
-}
-
-#[test]
-fn counts_unsampled_spans_and_keeps_them() {
-    let mut bench = Bench::new();
-    let mut socket = Socket::open(1, Role::Server);
-    socket.receive(GET).starts().decided(Decision {
-        trace_flags: 2,
-        ..decision(1, 0, Source::Root)
-    });
-    socket.send(OK).starts();
-    socket.close(0);
-    bench.push(&mut socket);
-    assert_eq!(bench.spans.len(), 0);
-    assert_eq!(bench.counters.spans_unsampled.get(), 1);
-    bench.check_books();
 }
 
 #[test]

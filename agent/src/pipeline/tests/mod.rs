@@ -4,8 +4,10 @@ mod context;
 mod endings;
 mod extents;
 mod framing;
+mod leaving;
 mod loss;
 mod properties;
+mod repetitions;
 mod retransmissions;
 
 use agent_common::abi::{Direction, Role};

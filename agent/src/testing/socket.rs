@@ -1,91 +1,21 @@
-//! A kernel made of paper: records as the programs would write them for a conversation that a test tells.
+//! A socket that writes records.
 //!
-//! Positions, states, times and flags are kept as the event ABI says, so that a test names bytes and not bookkeeping.
+//! Input: sends, receives and what else happens to one connection. Output: the records that the programs would write, in order.
 
-use std::{ops::Range, sync::Arc};
+use std::ops::Range;
 
 use agent_common::abi::{
     ABI_VERSION, Close, CloseReason, Decision, DecisionRecord, Direction, Header, Kind,
-    LiveRequest, MessageEnd, Open, Origin, PolicyKind, Retransmit, Role, Segment, SlotKind,
-    StreamState, segment_flags,
+    LiveRequest, MessageEnd, Open, Origin, PolicyKind, Retransmit, Role, Segment, StreamState,
+    segment_flags,
 };
-use zerocopy::{FromZeros, IntoBytes};
+use zerocopy::FromZeros;
 
-use crate::{
-    event::{ClockPair, Event, Input},
-    pipeline::{Pipeline, PipelineConfig},
-    process::{ProcessFacts, ProcessKey, Resource},
-    span::Span,
-    telemetry::Counters,
+use super::{
+    MILLISECOND, PROCESS,
+    record::{Fixed, Record},
 };
-
-/// One record, owned.
-#[derive(Clone, Copy, Debug)]
-enum Fixed {
-    Open(Open),
-    Segment(Segment),
-    Decision(DecisionRecord),
-    MessageEnd(MessageEnd),
-    Close(Close),
-    Retransmit(Retransmit),
-}
-
-/// One record with its payload.
-#[derive(Clone, Debug)]
-pub struct Record {
-    fixed: Fixed,
-    payload: Vec<u8>,
-}
-
-impl Record {
-    /// The record as an event.
-    #[must_use]
-    pub fn event(&self) -> Event<'_> {
-        match &self.fixed {
-            Fixed::Open(open) => Event::Open(open),
-            Fixed::Segment(segment) => Event::Segment(segment, &self.payload),
-            Fixed::Decision(record) => Event::Decision(record),
-            Fixed::MessageEnd(record) => Event::MessageEnd(record),
-            Fixed::Close(close) => Event::Close(close),
-            Fixed::Retransmit(record) => Event::Retransmit(record),
-        }
-    }
-
-    /// The record as it lies in the ring buffer.
-    #[must_use]
-    pub fn bytes(&self) -> Vec<u8> {
-        let fixed = match &self.fixed {
-            Fixed::Open(open) => open.as_bytes(),
-            Fixed::Segment(segment) => segment.as_bytes(),
-            Fixed::Decision(record) => record.as_bytes(),
-            Fixed::MessageEnd(record) => record.as_bytes(),
-            Fixed::Close(close) => close.as_bytes(),
-            Fixed::Retransmit(record) => record.as_bytes(),
-        };
-        [fixed, &self.payload].concat()
-    }
-
-    /// The segment that the record is.
-    ///
-    /// # Panics
-    ///
-    /// When it is another record.
-    pub fn segment_mut(&mut self) -> &mut Segment {
-        match &mut self.fixed {
-            Fixed::Segment(segment) => segment,
-            other => panic!("a segment, not {other:?}"),
-        }
-    }
-
-    /// More records of the connection were lost before this one.
-    pub fn add_dropped(&mut self, records: u32) {
-        match &mut self.fixed {
-            Fixed::Segment(segment) => segment.dropped += records,
-            Fixed::Close(close) => close.dropped += records,
-            Fixed::Open(_) | Fixed::Decision(_) | Fixed::MessageEnd(_) | Fixed::Retransmit(_) => {}
-        }
-    }
-}
+use crate::process::ProcessKey;
 
 /// One end of a connection, as the kernel sees it.
 #[derive(Clone, Debug)]
@@ -102,14 +32,6 @@ pub struct Socket {
     /// What was written so far.
     pub records: Vec<Record>,
 }
-
-/// The process of most tests.
-pub const PROCESS: ProcessKey = ProcessKey {
-    tgid: 42,
-    start_ns: 4_200,
-};
-
-const MILLISECOND: u64 = 1_000_000;
 
 impl Socket {
     /// A TCP connection from 10.0.0.2:40000 to 10.0.0.1:8080, just established, and its `Open` record.
@@ -395,141 +317,5 @@ impl Socket {
     #[must_use]
     pub const fn role(&self) -> Role {
         self.role
-    }
-}
-
-/// What tests add to a segment after it was written.
-pub trait SegmentExt {
-    /// The kernel proved that a message begins here.
-    fn starts(&mut self) -> &mut Self;
-
-    /// The kernel decided this message.
-    fn decided(&mut self, decision: Decision) -> &mut Self;
-}
-
-impl SegmentExt for Segment {
-    fn starts(&mut self) -> &mut Self {
-        self.header.flags |= segment_flags::MESSAGE_START;
-        self
-    }
-
-    fn decided(&mut self, decision: Decision) -> &mut Self {
-        self.slot = SlotKind::Decision as u8;
-        self.decision = Decision {
-            position: self.header.position,
-            direction: self.direction,
-            ..decision
-        };
-        self
-    }
-}
-
-/// A pipeline that knows [`PROCESS`], with a clock, and what came out of it.
-#[derive(Debug)]
-pub struct Bench {
-    /// The pipeline.
-    pub pipeline: Pipeline,
-    /// Its counters.
-    pub counters: Arc<Counters>,
-    /// Spans so far.
-    pub spans: Vec<Span>,
-    now_ns: u64,
-}
-
-impl Bench {
-    /// A pipeline with the default configuration; everything is sampled.
-    #[must_use]
-    pub fn new() -> Self {
-        Self::with(PipelineConfig::default())
-    }
-
-    /// A pipeline with a configuration.
-    #[must_use]
-    pub fn with(config: PipelineConfig) -> Self {
-        let counters = Arc::new(Counters::default());
-        let mut pipeline = Pipeline::new(config, Arc::clone(&counters));
-        pipeline.push(&Input::Clock(ClockPair {
-            monotonic_ns: 0,
-            unix_ns: 1_700_000_000_000_000_000,
-        }));
-        let mut bench = Self {
-            pipeline,
-            counters,
-            spans: Vec::new(),
-            now_ns: 0,
-        };
-        bench.learn(PROCESS, "shop");
-        bench
-    }
-
-    /// The facts of a process become known.
-    pub fn learn(&mut self, key: ProcessKey, service: &str) {
-        let facts = ProcessFacts {
-            key,
-            resource: Resource::new(vec![("service.name".into(), service.to_owned())]),
-        };
-        self.pipeline.push(&Input::Process(&facts));
-        self.drain();
-    }
-
-    /// Pushes what a socket has written since the last time.
-    pub fn push(&mut self, socket: &mut Socket) -> &mut Self {
-        for record in socket.records.drain(..) {
-            self.record(&record);
-        }
-        self.now_ns = self.now_ns.max(socket.now_ns);
-        self
-    }
-
-    /// Pushes one record.
-    pub fn record(&mut self, record: &Record) {
-        self.pipeline.push(&Input::Event(record.event()));
-        self.drain();
-    }
-
-    /// A tenth of a second passes.
-    pub fn tick(&mut self) -> &mut Self {
-        self.wait(100 * MILLISECOND)
-    }
-
-    /// Time passes.
-    pub fn wait(&mut self, nanoseconds: u64) -> &mut Self {
-        self.now_ns += nanoseconds;
-        self.pipeline.push(&Input::Tick(self.now_ns));
-        self.drain();
-        self
-    }
-
-    /// Asks the kernel for the positions the pipeline wants, and lets a tick pass.
-    pub fn live(&mut self, sockets: &[&Socket]) -> &mut Self {
-        let mut wanted = Vec::new();
-        self.pipeline.live_requests(&mut wanted);
-        let answers: Vec<LiveRequest> = wanted
-            .iter()
-            .map(|request| {
-                sockets
-                    .iter()
-                    .map(|socket| socket.live())
-                    .find(|answer| answer.connection == request.connection)
-                    .unwrap_or(*request)
-            })
-            .collect();
-        self.pipeline.push(&Input::Live(&answers));
-        self.tick()
-    }
-
-    /// The books balance, or the test fails with what does not.
-    pub fn check_books(&self) {
-        assert_eq!(self.pipeline.balance(), Vec::<String>::new());
-    }
-
-    fn drain(&mut self) {
-        self.pipeline.drain_spans(&mut self.spans);
-    }
-}
-
-impl Default for Bench {
-    fn default() -> Self {
-        Self::new()
     }
 }

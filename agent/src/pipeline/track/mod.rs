@@ -1,12 +1,15 @@
 //! One connection on its way through the stages: streams, parser, exchanges, decisions.
+//!
+//! Input: its records. Output: bytes for the parser, each once and in order. What the parser makes of them, and what time and the end of the
+//! connection do, has files of its own.
 
-use agent_common::abi::{
-    Close, CloseReason, Direction, LiveRequest, MessageEnd, Open, Retransmit, Segment, StreamState,
-    segment_flags,
-};
+mod endings;
+mod messages;
+
+use agent_common::abi::{Direction, MessageEnd, Open, Segment, StreamState, segment_flags};
 
 use super::{
-    core::{Core, nanoseconds},
+    core::Core,
     extents::Extents,
     feed::{Feed, Speech, side_of},
     retransmissions::Retransmissions,
@@ -14,22 +17,10 @@ use super::{
 use crate::{
     conn::{Connection, Hold, Piece, Start, Stream, process_key},
     correlate::Decisions,
-    exchange::{Decided, Ending, Exchanges, Failure, Noted},
+    exchange::Exchanges,
     process::ProcessKey,
-    protocol::{Extent, Item},
-    span::SpanKind,
+    protocol::Extent,
 };
-
-/// How long a decision whose message was passed over is kept, should the message come after all.
-const DECISION_LATE_NS: u64 = 1_000_000_000;
-
-/// Ticks after which a connection that the kernel does not know any more counts as closed although its `Close` did not come.
-const GONE_TICKS: u8 = 2;
-
-/// errno values that name an outcome (include/uapi/asm-generic/errno.h).
-const EPIPE: u32 = 32;
-const ECONNRESET: u32 = 104;
-const ETIMEDOUT: u32 = 110;
 
 /// A connection and all that is known of its messages.
 pub(super) struct Tracked {
@@ -85,6 +76,7 @@ macro_rules! feed {
         }
     };
 }
+use feed;
 
 impl Tracked {
     pub(super) fn new(connection: Connection) -> Self {
@@ -170,52 +162,6 @@ impl Tracked {
     /// Its `Open` came late.
     pub(super) fn open(&mut self, open: &Open) {
         self.connection.open(open);
-    }
-
-    /// Takes a decision, before or after its message.
-    pub(super) fn decide(&mut self, decided: Decided, core: &mut Core) {
-        let decision = &decided.decision;
-        if decision.trace_id == [0; 16] {
-            return;
-        }
-        let direction = Direction::from_u8(decision.direction);
-        if let Speech::Parsed(_, requests) = self.speech
-            && requests == direction
-            && let Some(exchange) = self.exchanges.find_mut(decision.position, decision.stream)
-        {
-            if exchange.decided.is_none() {
-                core.decision_read(&decided);
-                exchange.rejected = core.joined(&decided, exchange.request.start_ns);
-                exchange.decided = Some(decided);
-                self.decisions.note_joined(direction, decision.position);
-            }
-            return;
-        }
-        if self.decisions.knows(decision) {
-            return;
-        }
-        core.decision_read(&decided);
-        if let Some(oldest) = self.decisions.push(decided) {
-            self.unobserved(oldest, core);
-        }
-    }
-
-    /// Takes a record of bytes that were sent again.
-    pub(super) fn retransmit(&mut self, record: &Retransmit, core: &Core) {
-        self.resent.push(record, &core.counters);
-        self.settle_resent(core);
-    }
-
-    /// Gives what was sent again to its exchange, where that is known.
-    fn settle_resent(&mut self, core: &Core) {
-        if !self.resent.is_empty()
-            && let Speech::Parsed(_, requests) = self.speech
-        {
-            let side = side_of(Direction::Send, requests);
-            let next = self.connection.streams[Direction::Send as usize].next();
-            self.resent
-                .settle(side, next, &mut self.exchanges, &core.counters);
-        }
     }
 
     /// Takes a record of a send or receive.
@@ -384,252 +330,6 @@ impl Tracked {
         }
     }
 
-    /// Passes what the parser found on to the exchanges, and those that are over to the core.
-    #[inline]
-    fn note(&mut self, core: &mut Core) {
-        if !core.items.is_empty() {
-            self.note_items(core);
-        }
-    }
-
-    fn note_items(&mut self, core: &mut Core) {
-        let mut items = std::mem::take(&mut core.items);
-        for item in items.drain(..) {
-            let Speech::Parsed(_, requests) = self.speech else {
-                continue;
-            };
-            if item == Item::NotThis {
-                self.speech = Speech::Unknown;
-                continue;
-            }
-            let decisions = &mut self.decisions;
-            let noted = self.exchanges.push(item, |request| {
-                decisions.take(requests, request.position, request.stream)
-            });
-            let counters = &core.counters;
-            match noted {
-                Noted::Request => {
-                    counters.messages_request.increment();
-                    if let Some(exchange) = self.exchanges.newest_mut()
-                        && let Some(decided) = exchange.decided
-                    {
-                        exchange.rejected = core.joined(&decided, exchange.request.start_ns);
-                    }
-                }
-                Noted::Response => counters.messages_response.increment(),
-                Noted::Unpaired => {
-                    counters.messages_response.increment();
-                    counters.responses_unpaired.increment();
-                }
-                Noted::Lost => counters.messages_lost_to_gap.increment(),
-                Noted::OverLimit => counters.messages_over_limit.increment(),
-                Noted::Nothing => {}
-            }
-            if self.exchanges.has_finished() {
-                self.settle_resent(core);
-                self.finish_exchanges(requests, core);
-            }
-        }
-        core.items = items;
-        self.settle_resent(core);
-    }
-
-    fn finish_exchanges(&mut self, requests: Direction, core: &mut Core) {
-        while let Some(exchange) = self.exchanges.pop() {
-            core.exchange(
-                exchange,
-                kind(requests),
-                self.connection.endpoints.as_deref(),
-            );
-        }
-    }
-
-    fn unobserved(&self, decided: Decided, core: &mut Core) {
-        let direction = Direction::from_u8(decided.decision.direction);
-        let known = self.connection.streams[direction as usize].known().position;
-        let sent = known > decided.decision.position;
-        core.unobserved(decided, sent, self.connection.endpoints.as_deref());
-    }
-
-    /// The kernel answered where the socket stands.
-    pub(super) fn live(&mut self, answer: &LiveRequest) {
-        if answer.found == 0 {
-            self.gone_ticks = self.gone_ticks.max(1);
-        } else {
-            self.gone_ticks = 0;
-            self.suspected = false;
-            self.overdue = false;
-            self.live = Some(Box::new([answer.received, answer.sent]));
-        }
-    }
-
-    /// Time passed; false when the connection is gone and its `Close` was lost.
-    pub(super) fn tick(&mut self, core: &mut Core) -> bool {
-        if self.gone_ticks > 0 {
-            self.gone_ticks += 1;
-            if self.gone_ticks > GONE_TICKS {
-                return false;
-            }
-        }
-        if !self.hold.is_empty() {
-            self.hold.ticks += 1;
-            if self.hold.ticks >= Hold::TICKS {
-                self.retry_held(true, core);
-            }
-        }
-        if let Some(states) = self.live.take() {
-            self.apply_live(&states, core);
-        }
-        self.settle_lag(core);
-        self.settle_resent(core);
-        self.resent.expire(core.now_ns, &core.counters);
-        self.expire(core);
-        self.account(core);
-        true
-    }
-
-    /// No record came since these states were read, so that they tell where the streams rest.
-    fn apply_live(&mut self, states: &[StreamState; 2], core: &mut Core) {
-        let first = match self.speech {
-            Speech::Parsed(_, requests) => requests,
-            Speech::Unjudged | Speech::Unknown => Direction::Send,
-        };
-        for direction in [first, first.opposite()] {
-            let state = &states[direction as usize];
-            self.observe(direction, state, core);
-            self.note(core);
-            self.rest(direction, state, false, core);
-        }
-    }
-
-    /// Bytes of which no record came within a tick are given up.
-    fn settle_lag(&mut self, core: &mut Core) {
-        let lags = self.connection.streams.iter().any(Stream::lags);
-        if !lags || !self.hold.is_empty() {
-            self.lag_ticks = 0;
-            return;
-        }
-        self.lag_ticks += 1;
-        if self.lag_ticks > 1 {
-            self.lag_ticks = 0;
-            self.settle_all(core);
-        }
-    }
-
-    fn settle_all(&mut self, core: &mut Core) {
-        for direction in [Direction::Receive, Direction::Send] {
-            let mut feed = feed!(self, direction, core);
-            self.connection.streams[direction as usize].give_up(u64::MAX, &mut feed);
-            self.note(core);
-        }
-    }
-
-    fn expire(&mut self, core: &mut Core) {
-        let timeout_ns = nanoseconds(core.config.response_timeout);
-        let before_ns = core.now_ns.saturating_sub(timeout_ns);
-        if let Speech::Parsed(_, requests) = self.speech
-            && before_ns > 0
-        {
-            let mut expired = std::mem::take(&mut core.finished);
-            self.exchanges.expire(before_ns, core.now_ns, &mut expired);
-            self.overdue |= !expired.is_empty();
-            for exchange in expired.drain(..) {
-                core.exchange(
-                    exchange,
-                    kind(requests),
-                    self.connection.endpoints.as_deref(),
-                );
-            }
-            core.finished = expired;
-        }
-        let now_ns = core.now_ns;
-        loop {
-            let streams = &self.connection.streams;
-            let given_up = self.decisions.give_up(|decided| {
-                let decision = &decided.decision;
-                let stream = &streams[usize::from(decision.direction & 1)];
-                let passed = decision.position < stream.next();
-                let limit_ns = if passed { DECISION_LATE_NS } else { timeout_ns };
-                decided.time_ns.saturating_add(limit_ns) < now_ns
-            });
-            let Some(decided) = given_up else { break };
-            self.unobserved(decided, core);
-        }
-    }
-
-    /// Its last record: the final positions.
-    pub(super) fn close(&mut self, close: &Close, core: &mut Core) {
-        self.retry_held(true, core);
-        self.connection.dropped = self.connection.dropped.max(close.dropped);
-        let reason = CloseReason::from_u8(close.reason);
-        if matches!(reason, CloseReason::ConnectFailed) {
-            core.counters.connects_failed.increment();
-        }
-        let failure = match reason {
-            CloseReason::Closed if close.error == 0 => None,
-            _ => Some(match close.error {
-                ECONNRESET | EPIPE => Failure::ConnectionReset,
-                ETIMEDOUT => Failure::ConnectionTimeout,
-                _ => Failure::ConnectionError,
-            }),
-        };
-        let ending = Ending {
-            // A process that closes gives up what it waits for at that time, and not when the peer has answered its FIN.
-            time_ns: match (close.closed_ns, failure) {
-                (0, _) | (_, Some(_)) => close.header.time_ns,
-                (closed_ns, None) => closed_ns,
-            },
-            failure,
-        };
-        let states = [close.received, close.sent];
-        self.apply_live(&states, core);
-        self.end(ending, core);
-    }
-
-    /// It is not followed any more: the connection is gone and nobody said how, or the agent ends (`failure`).
-    pub(super) fn abandon(&mut self, failure: Option<Failure>, core: &mut Core) {
-        self.retry_held(true, core);
-        // What was offered last was accepted, as far as anybody knows.
-        let mut feed = feed!(self, Direction::Send, core);
-        let sent = &mut self.connection.streams[Direction::Send as usize];
-        sent.imply(&mut core.buffers, &mut feed);
-        self.note(core);
-        let last_ns = |stream: &Stream| stream.known().last_time_ns;
-        let [received, sent] = &self.connection.streams;
-        let ending = Ending {
-            time_ns: last_ns(received).max(last_ns(sent)).max(core.now_ns),
-            failure,
-        };
-        self.end(ending, core);
-    }
-
-    fn end(&mut self, ending: Ending, core: &mut Core) {
-        self.settle_all(core);
-        self.pass_extents(core);
-        if let Speech::Parsed(parser, requests) = &mut self.speech {
-            let requests = *requests;
-            let streams = &self.connection.streams;
-            let request = streams[requests as usize].known();
-            let response = streams[requests.opposite() as usize].known();
-            let in_order = ending.failure.is_none();
-            parser.close(request, response, in_order, &mut core.items);
-            self.note(core);
-            self.settle_resent(core);
-            self.exchanges.close(ending);
-            self.finish_exchanges(requests, core);
-        }
-        core.passed(self.distance());
-        self.resent.give_up(&core.counters);
-        while let Some(decided) = self.decisions.give_up(|_| true) {
-            self.unobserved(decided, core);
-        }
-        for stream in &mut self.connection.streams {
-            stream.drop_pending(&mut core.buffers);
-        }
-        core.buffered -= self.buffered;
-        self.buffered = 0;
-    }
-
     /// Keeps the sum of buffered bytes; a connection that takes it beyond the limit loses its own.
     fn account(&mut self, core: &mut Core) {
         let parser = match &self.speech {
@@ -656,12 +356,5 @@ impl Tracked {
         let left = self.exchanges.footprint();
         core.buffered = core.buffered - self.buffered + left;
         self.buffered = left;
-    }
-}
-
-fn kind(requests: Direction) -> SpanKind {
-    match requests {
-        Direction::Receive => SpanKind::Server,
-        Direction::Send => SpanKind::Client,
     }
 }

@@ -1,0 +1,213 @@
+//! Traces this machine until somebody asks for the end.
+//!
+//! Input: the configuration, records, signals. Output: what the pipeline makes of them, pushed to the outputs. Here is the loop and what it does at
+//! each tick; what is put together before it and taken apart after it has files of its own.
+
+mod end;
+mod records;
+mod setup;
+
+use std::{path::Path, sync::Arc, time::Duration};
+
+use agent_common::abi::{Counter, LiveRequest};
+use tracing::warn;
+
+use self::setup::Ready;
+pub(super) use self::setup::{parser_config, seed_of};
+use super::{
+    RunError,
+    event_loops::EventLoops,
+    outputs::{KernelValues, Outputs},
+    signals::Signals,
+    sweep::Sweep,
+};
+use crate::{
+    config::{Config, Fault},
+    conn::IdSet,
+    event::{
+        Input,
+        clock::{self, Clock},
+        reader::Reader,
+        recording::Recorder,
+    },
+    pipeline::Pipeline,
+    probe::{
+        attach::Attached,
+        inject::Injector,
+        live::LivePositions,
+        log::KernelLog,
+        maps::{Counters as KernelCounters, Selection as Verdicts},
+    },
+    process::{ProcSource, ProcessKey, ProcessTable},
+    telemetry::Counters,
+};
+
+/// Time between two ticks of the pipeline.
+const TICK: Duration = Duration::from_millis(100);
+
+/// Time between two readings of the kernel's counters.
+const PUBLISH_NS: u64 = 1_000_000_000;
+
+/// How long [`Fault::SlowReader`] sleeps before each look.
+const SLOW: Duration = Duration::from_secs(2);
+
+/// Traces until SIGINT or SIGTERM; with `record`, writes everything that the pipeline consumes to that file, payload blanked if the flag says so.
+///
+/// # Errors
+/// This machine does not let it trace, or an output cannot be opened.
+pub fn run(config: &Config, record: Option<(&Path, bool)>) -> Result<(), RunError> {
+    let Ready {
+        mut agent,
+        reader,
+        mut outputs,
+        signals,
+    } = setup::start(config, record)?;
+    let slow = config.faults.contains(&Fault::SlowReader);
+    agent.trace(reader, &mut outputs, &signals, slow);
+    agent.finish(outputs)
+}
+
+/// Everything that lives as long as the agent traces.
+struct Agent {
+    inner: Inner,
+    clock: Clock,
+    kernel_counters: KernelCounters,
+    map_memory_bytes: u64,
+    /// Dropped with the programs and not before: they write to its map.
+    log: Option<KernelLog>,
+    attached: Attached,
+    live: Option<LivePositions>,
+    /// Reused storage for questions about live positions.
+    questions: Vec<LiveRequest>,
+    sweep: Sweep,
+    published_ns: u64,
+    /// What spares did while their first programs were not attached yet: for nobody who was skipped.
+    stood_in_early: u64,
+    /// What they had done when the first programs were about to be detached.
+    stood_in_last: Option<u64>,
+}
+
+/// What a record touches.
+struct Inner {
+    pipeline: Pipeline,
+    table: ProcessTable<Box<dyn ProcSource>>,
+    /// Processes whose facts the pipeline has.
+    told: IdSet<ProcessKey>,
+    verdicts: Verdicts,
+    event_loops: EventLoops,
+    recorder: Option<Recorder>,
+    counters: Arc<Counters>,
+    injector: Option<Injector>,
+}
+
+/// How often a spare program has done another one's work.
+fn stood_in(counters: &[(Counter, u64)]) -> u64 {
+    let mut counters = counters.iter();
+    let found = counters.find(|(counter, _)| *counter == Counter::ProgramsStoodIn);
+    found.map_or(0, |(_, value)| *value)
+}
+
+impl Agent {
+    /// The main loop.
+    fn trace(&mut self, mut reader: Reader, outputs: &mut Outputs, signals: &Signals, slow: bool) {
+        let mut spans = Vec::new();
+        let mut next_tick_ns = 0;
+        while !signals.must_stop() {
+            if slow {
+                std::thread::sleep(SLOW);
+            }
+            if let Err(error) = reader.wait(TICK) {
+                warn!(%error, "cannot wait for records");
+                std::thread::sleep(TICK);
+            }
+            // Read before the drain: everything older than a tick was pushed before it.
+            let now_ns = clock::monotonic_ns();
+            if let Some(pair) = self.clock.due(now_ns) {
+                self.inner.push(&Input::Clock(pair));
+            }
+            let drained = reader.drain(|record| self.inner.record(record));
+            if now_ns >= next_tick_ns && drained.emptied {
+                next_tick_ns = now_ns + TICK.as_nanos() as u64;
+                self.tick(now_ns, outputs);
+                if now_ns.saturating_sub(self.published_ns) >= PUBLISH_NS {
+                    self.published_ns = now_ns;
+                    self.publish(outputs, reader.largest_batch_bytes());
+                }
+            }
+            self.inner.pipeline.drain_spans(&mut spans);
+            if !spans.is_empty() {
+                outputs.push(std::mem::take(&mut spans));
+            }
+            if signals.take_report() {
+                self.publish(outputs, reader.largest_batch_bytes());
+                outputs.report();
+            }
+        }
+        self.detach(reader, outputs);
+    }
+
+    fn tick(&mut self, now_ns: u64, outputs: &mut Outputs) {
+        if let Some(log) = &mut self.log {
+            log.flush();
+        }
+        // Answers hold if no record of the connection comes before the next tick: so they are asked for after this one, and the ring
+        // buffer is drained in between.
+        self.inner.push(&Input::Tick(now_ns));
+        self.ask_positions();
+        self.inner.table.expire(now_ns);
+        self.inner.look_at_event_loops(now_ns);
+        self.sweep.tick(now_ns, &self.inner.counters);
+        outputs.tick(now_ns);
+    }
+
+    /// Asks the kernel how far idle connections are, where the pipeline wants to know.
+    fn ask_positions(&mut self) {
+        let Some(live) = &mut self.live else {
+            return;
+        };
+        self.questions.clear();
+        self.inner.pipeline.live_requests(&mut self.questions);
+        if self.questions.is_empty() {
+            return;
+        }
+        let pairs: Vec<(u64, u64)> = self
+            .questions
+            .iter()
+            .map(|question| (question.socket, question.connection))
+            .collect();
+        match self.attached.live_positions(live, &pairs) {
+            Ok(answers) => self.inner.push(&Input::Live(answers)),
+            Err(error) => {
+                warn!(%error, "cannot ask for live positions; messages end with the next record");
+                self.live = None;
+            }
+        }
+    }
+
+    fn publish(&self, outputs: &Outputs, ring_largest_batch_bytes: u64) {
+        let read = self.kernel_counters.read().unwrap_or_default();
+        let stood_in = stood_in(&read);
+        let mut counters: Vec<(&'static str, u64)> = read
+            .into_iter()
+            .map(|(counter, value)| (counter.name(), value))
+            .collect();
+        counters.push(("programs_missed", self.missed(stood_in)));
+        counters.push(("handovers_held", self.sweep.held));
+        let injector = self.inner.injector.as_ref();
+        counters.push(("inject_let_go", injector.map_or(0, Injector::let_go_count)));
+        outputs.publish(KernelValues {
+            counters,
+            map_memory_bytes: self.map_memory_bytes,
+            ring_largest_batch_bytes,
+            processes_known: self.inner.table.len() as u64,
+            headers_written: self.inner.injector.is_some(),
+        });
+    }
+
+    /// Sends, receives and states that no program saw.
+    fn missed(&self, stood_in: u64) -> u64 {
+        let stood_in = self.stood_in_last.unwrap_or(stood_in);
+        let for_others = stood_in.saturating_sub(self.stood_in_early);
+        self.attached.missed(for_others)
+    }
+}
