@@ -20,6 +20,7 @@ mod http1_loss;
 mod http1_sockets;
 mod identity;
 mod inject;
+mod links;
 mod namespaces;
 mod propagators;
 mod record;
