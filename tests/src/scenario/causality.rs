@@ -92,7 +92,7 @@ fn threads(context: &mut Context, connections: u32) -> Result<()> {
         calls: 2,
         may_miss: false,
     };
-    measure(context, &work, &(front, port), &back)
+    measure(context, &work, &(front, port), &back).map(drop)
 }
 
 /// On a kernel that may preempt a task anywhere, also inside a program: the spare programs are in use, and no link is wrong.
@@ -129,7 +129,7 @@ fn nginx(context: &mut Context, connections: u32, keepalive: bool) -> Result<()>
         calls: 1,
         may_miss: connections > 1,
     };
-    measure(context, &work, &(front, port), &back)
+    measure(context, &work, &(front, port), &back).map(drop)
 }
 
 /// Half of the calls are begun by a timer, in the midst of the others' reads.
@@ -147,7 +147,7 @@ fn nginx_delayed(context: &mut Context) -> Result<()> {
         calls: 1,
         may_miss: true,
     };
-    measure(context, &work, &(front, port), &back)
+    measure(context, &work, &(front, port), &back).map(drop)
 }
 
 /// Half of the requests are sent to a backend that never answers, and again to another one when a timer says so.
@@ -266,7 +266,7 @@ fn asyncio(context: &mut Context, connections: u32) -> Result<()> {
         calls: 2,
         may_miss: connections > 1,
     };
-    measure(context, &work, &(front, port), &back)
+    measure(context, &work, &(front, port), &back).map(drop)
 }
 
 fn node(
@@ -297,7 +297,7 @@ fn node(
         calls: 3,
         may_miss: connections > 1 || max_sockets != "Infinity",
     };
-    measure(context, &work, &(front, port), &back)
+    measure(context, &work, &(front, port), &back).map(drop)
 }
 
 /// A request that is never answered makes every other call of its event loop ambiguous, until it is given up.

@@ -3,8 +3,13 @@
 use anyhow::Result;
 
 use crate::harness::{
-    Context, PATIENCE, agent::Setup, collector::Collector, load, process::Program, service,
-    trace::Span,
+    Context, PATIENCE,
+    agent::{Setup, Statistics},
+    collector::Collector,
+    load::{self, Links},
+    process::Program,
+    service,
+    trace::{Span, Spans},
 };
 
 /// One piece of work: how many requests, over how many connections, with how many calls each, and how many links may be missing.
@@ -21,6 +26,16 @@ pub(super) struct Work {
     pub(super) calls: u32,
     /// Links may be missing; wrong ones fail in any case.
     pub(super) may_miss: bool,
+}
+
+/// What came of it.
+pub(super) struct Measured {
+    /// Spans of the calls.
+    pub(super) outgoing: Spans,
+    /// How their links compare with the truth.
+    pub(super) links: Links,
+    /// What the agent counted.
+    pub(super) statistics: Statistics,
 }
 
 /// A threaded backend whose answers overtake each other.
@@ -41,7 +56,7 @@ pub(super) fn measure(
     work: &Work,
     front: &(Program, u16),
     back: &(Program, u16),
-) -> Result<()> {
+) -> Result<Measured> {
     let collector = Collector::start()?;
     let agent = Setup::grpc(&collector)
         .port(front.1)
@@ -109,5 +124,9 @@ pub(super) fn measure(
             assert_eq!(links.missing, 0, "{links:?}");
         }
     }
-    Ok(())
+    Ok(Measured {
+        outgoing,
+        links,
+        statistics,
+    })
 }

@@ -6,6 +6,7 @@
 mod accounting;
 mod bad_input;
 mod causality;
+mod causality_descendants;
 mod context;
 mod doctor;
 mod export;
@@ -117,6 +118,7 @@ pub(crate) fn all() -> impl Iterator<Item = &'static Scenario> {
         propagators::SCENARIOS,
         inject::SCENARIOS,
         causality::SCENARIOS,
+        causality_descendants::SCENARIOS,
         identity::SCENARIOS,
         groups::SCENARIOS,
         namespaces::SCENARIOS,
