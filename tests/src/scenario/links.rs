@@ -57,12 +57,32 @@ pub(super) fn measure(
     front: &(Program, u16),
     back: &(Program, u16),
 ) -> Result<Measured> {
+    measure_with(context, work, front, back, &|_| String::new())
+}
+
+/// The same with further header lines in the request of each id.
+///
+/// # Errors
+/// As [`measure`].
+pub(super) fn measure_with(
+    context: &Context,
+    work: &Work,
+    front: &(Program, u16),
+    back: &(Program, u16),
+    headers: &(dyn Fn(u32) -> String + Sync),
+) -> Result<Measured> {
     let collector = Collector::start()?;
     let agent = Setup::grpc(&collector)
         .port(front.1)
         .port(back.1)
         .start(context)?;
-    load::numbered(front.1, work.prefix, work.requests, work.connections)?;
+    load::numbered_with(
+        front.1,
+        work.prefix,
+        work.requests,
+        work.connections,
+        headers,
+    )?;
     let calls = (work.requests * work.calls) as usize;
     // Both ends of each request and of each call.
     let all = 2 * work.requests as usize + 2 * calls;
@@ -107,8 +127,8 @@ pub(super) fn measure(
         assert!(outgoing.len() > calls / 2, "{statistics}");
     }
     // Between processes there is nothing to guess.
-    let carried = load::judge(&spans, &received, work.service);
-    let links = load::judge(&spans, &outgoing, work.service);
+    let carried = load::judge_with(&spans, &received, work.service, headers);
+    let links = load::judge_with(&spans, &outgoing, work.service, headers);
     println!(
         "{} at concurrency {}: {} right, {} missing, {} wrong of {calls}",
         work.service, work.connections, links.right, links.missing, links.wrong

@@ -7,6 +7,7 @@ mod accounting;
 mod bad_input;
 mod causality;
 mod causality_descendants;
+mod causality_forwarded;
 mod context;
 mod doctor;
 mod export;
@@ -119,6 +120,7 @@ pub(crate) fn all() -> impl Iterator<Item = &'static Scenario> {
         inject::SCENARIOS,
         causality::SCENARIOS,
         causality_descendants::SCENARIOS,
+        causality_forwarded::SCENARIOS,
         identity::SCENARIOS,
         groups::SCENARIOS,
         namespaces::SCENARIOS,
