@@ -21,6 +21,7 @@ mod http1_limits;
 mod http1_loss;
 mod http1_sockets;
 mod identity;
+mod identity_reuse;
 mod inject;
 mod links;
 mod namespaces;
@@ -122,6 +123,7 @@ pub(crate) fn all() -> impl Iterator<Item = &'static Scenario> {
         causality_descendants::SCENARIOS,
         causality_forwarded::SCENARIOS,
         identity::SCENARIOS,
+        identity_reuse::SCENARIOS,
         groups::SCENARIOS,
         namespaces::SCENARIOS,
         export::SCENARIOS,
