@@ -8,6 +8,7 @@ mod bad_input;
 mod causality;
 mod causality_descendants;
 mod causality_forwarded;
+mod configuration;
 mod context;
 mod doctor;
 mod export;
@@ -124,6 +125,7 @@ pub(crate) fn all() -> impl Iterator<Item = &'static Scenario> {
         causality_forwarded::SCENARIOS,
         identity::SCENARIOS,
         identity_reuse::SCENARIOS,
+        configuration::SCENARIOS,
         groups::SCENARIOS,
         namespaces::SCENARIOS,
         export::SCENARIOS,
