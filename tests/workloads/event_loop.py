@@ -1,4 +1,5 @@
-"""An asyncio HTTP server on one thread. /f/ID asks every backend for /b/ID/K, one after another, on pooled connections."""
+"""An asyncio HTTP server on one thread. /f/ID asks every backend for /b/ID/K, one after another, on pooled connections; with --forward each call
+carries the traceparent of its request."""
 
 import argparse
 import asyncio
@@ -16,14 +17,15 @@ async def head_of(reader):
     return lines[0], {k.strip().lower(): v.strip() for k, _, v in (line.partition(":") for line in lines[1:] if line)}
 
 
-async def call(address, path):
+async def call(address, path, context):
     idle = pool.setdefault(address, [])
     if idle:
         reader, writer = idle.pop()
     else:
         host, port = address.rsplit(":", 1)
         reader, writer = await asyncio.open_connection(host, int(port))
-    writer.write(f"GET {path} HTTP/1.1\r\nHost: {address}\r\n\r\n".encode())
+    line = f"traceparent: {context}\r\n" if context else ""
+    writer.write(f"GET {path} HTTP/1.1\r\nHost: {address}\r\n{line}\r\n".encode())
     line, headers = await head_of(reader)
     body = await reader.readexactly(int(headers["content-length"]))
     if line.split()[1] != "200":
@@ -41,8 +43,9 @@ async def serve(reader, writer):
         parts = line.split()[1].strip("/").split("/")
         body = b"hello\n"
         if parts[0] == "f":
+            context = headers.get("traceparent") if options.forward else None
             for index, address in enumerate(options.backend, 1):
-                await call(address, f"/b/{parts[1]}/{index}")
+                await call(address, f"/b/{parts[1]}/{index}", context)
             body = f"id={parts[1]};\n".encode()
         writer.write(f"HTTP/1.1 200 OK\r\nContent-Length: {len(body)}\r\n\r\n".encode() + body)
         await writer.drain()
@@ -57,5 +60,6 @@ async def main():
 parser = argparse.ArgumentParser()
 parser.add_argument("--port", type=int, required=True)
 parser.add_argument("--backend", action="append", default=[], help="HOST:PORT, repeatable")
+parser.add_argument("--forward", action="store_true")
 options = parser.parse_args()
 asyncio.run(main())

@@ -45,7 +45,7 @@ pub enum Command {
 pub struct Record {
     /// The file to create; mode 0600, it holds bytes of users.
     pub path: PathBuf,
-    /// Blank payload bytes, keep lengths. Spans cannot be made of such a recording.
+    /// Blank payload bytes, keep lengths. A replay then knows calls by their ids only, without method, URL and status.
     #[arg(long)]
     pub strip_payload: bool,
     /// What `run` takes.

@@ -64,7 +64,7 @@ pub fn replay(path: &Path, config: &Config) -> Result<(), RunError> {
 mod tests {
     use std::{borrow::Cow, fs, path::PathBuf};
 
-    use agent_common::abi::Role;
+    use agent_common::abi::{Decision, Direction, Role, Source, decision_flags};
 
     use super::*;
     use crate::{
@@ -74,7 +74,7 @@ mod tests {
             recording::{Description, Recorder},
         },
         process::{ProcessFacts, Resource},
-        testing::{PROCESS, Socket},
+        testing::{PROCESS, SegmentExt, Socket},
     };
 
     /// A folder that goes away with the test.
@@ -97,12 +97,24 @@ mod tests {
 
     /// Two requests and their responses on one connection, as a live agent would have recorded them.
     fn record(path: &Path) {
+        let mut socket = Socket::open(1, Role::Server);
+        for path in ["/one", "/two"] {
+            socket.receive(format!("GET {path} HTTP/1.1\r\nHost: shop\r\n\r\n").as_bytes());
+            socket.send(RESPONSE);
+        }
+        socket.close(0);
+        record_sockets(path, &[socket], false);
+    }
+
+    const RESPONSE: &[u8] = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok";
+
+    fn record_sockets(path: &Path, sockets: &[Socket], payload_stripped: bool) {
         let description = Description::of_this_machine(
             vec![
                 ("PIPELINE_SEED_LOW".to_owned(), 7),
                 ("PIPELINE_SEED_HIGH".to_owned(), 9),
             ],
-            false,
+            payload_stripped,
         );
         let mut recorder = Recorder::create(path, &description).expect("a new file");
         let facts = ProcessFacts {
@@ -115,16 +127,12 @@ mod tests {
         };
         recorder.clock(clock).expect("written");
         recorder.process(&facts).expect("written");
-        let mut socket = Socket::open(1, Role::Server);
-        for path in ["/one", "/two"] {
-            socket.receive(format!("GET {path} HTTP/1.1\r\nHost: shop\r\n\r\n").as_bytes());
-            socket.send(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok");
+        for socket in sockets {
+            for record in &socket.records {
+                recorder.record(&record.bytes()).expect("written");
+            }
+            recorder.tick(socket.now_ns).expect("written");
         }
-        socket.close(0);
-        for record in &socket.records {
-            recorder.record(&record.bytes()).expect("written");
-        }
-        recorder.tick(socket.now_ns).expect("written");
         recorder.finish().expect("written");
     }
 
@@ -157,6 +165,63 @@ mod tests {
         assert_eq!(text.matches("\"spanId\"").count(), 2);
         assert!(text.contains("/one") && text.contains("/two") && text.contains("\"shop\""));
         assert_eq!(stats["agent"]["spans_exported"], 2);
+        let balance = stats["balance"].as_array().expect("a list");
+        assert!(
+            balance.iter().all(|equation| equation["holds"] == true),
+            "{stats}"
+        );
+    }
+
+    /// Without payload nothing is read; what others were told of by this kernel is still named, so that their parents exist.
+    #[test]
+    fn without_payload_only_the_ids_that_were_handed_over_become_spans() {
+        let folder = Folder::new("stripped");
+        let recording = folder.0.join("recording");
+        let request = b"GET /secret HTTP/1.1\r\nHost: shop\r\n\r\n";
+        let decision = |span: u8, decision_flags| Decision {
+            trace_id: [7; 16],
+            span_id: [span; 8],
+            source: Source::Root as u8,
+            trace_flags: 3,
+            decision_flags,
+            ..Decision::default()
+        };
+        let mut server = Socket::open(1, Role::Server);
+        let mut client = Socket::open(2, Role::Client);
+        let received = Decision {
+            direction: Direction::Receive as u8,
+            ..decision(1, 0)
+        };
+        server.receive(request).starts().decided(received);
+        server.send(RESPONSE).starts();
+        let sent = Decision {
+            direction: Direction::Send as u8,
+            ..decision(2, decision_flags::PROPAGATED)
+        };
+        client.send(request).starts().decided(sent);
+        client.receive(RESPONSE).starts();
+        for socket in [&mut server, &mut client] {
+            socket.close(0);
+        }
+        record_sockets(&recording, &[server, client], true);
+        let (text, stats) = replayed(&folder, &recording, "stripped.jsonl");
+
+        let text = String::from_utf8(text).expect("JSON is UTF-8");
+        assert_eq!(text.matches("\"spanId\"").count(), 1, "{text}");
+        for expected in ["\"0202020202020202\"", "\"unobserved\"", "\"shop\""] {
+            assert!(text.contains(expected), "{expected}: {text}");
+        }
+        for absent in ["secret", "http.request", "url.", "http.response"] {
+            assert!(!text.contains(absent), "{absent}: {text}");
+        }
+        let number = |name: &str| stats["agent"][name].as_u64().expect(name);
+        assert_eq!(
+            ["decisions", "decisions_unobserved", "messages_request"].map(number),
+            [2, 2, 0]
+        );
+        let bytes = ["stream_bytes", "stream_passed_bytes", "stream_gap_bytes"].map(number);
+        let whole = 2 * (request.len() + RESPONSE.len()) as u64;
+        assert_eq!(bytes.iter().sum::<u64>(), whole, "{bytes:?}");
         let balance = stats["balance"].as_array().expect("a list");
         assert!(
             balance.iter().all(|equation| equation["holds"] == true),

@@ -93,6 +93,21 @@ impl Connection {
         Self::of(socket.into())
     }
 
+    /// Connects from this port of loopback, which nobody holds any more.
+    ///
+    /// # Errors
+    /// When the port is taken, or nobody listens.
+    pub(crate) fn open_from(own: u16, port: u16) -> Result<Self> {
+        let loopback = |port| SocketAddr::from(([127, 0, 0, 1], port));
+        let socket = rustix::net::socket(AddressFamily::INET, SocketType::STREAM, None)?;
+        sockopt::set_socket_reuseaddr(&socket, true)?;
+        rustix::net::bind(&socket, &loopback(own))
+            .with_context(|| format!("cannot have port {own}"))?;
+        rustix::net::connect(&socket, &loopback(port))
+            .with_context(|| format!("cannot connect from port {own} to {port}"))?;
+        Self::of(socket.into())
+    }
+
     /// Connects with Multipath TCP.
     ///
     /// # Errors
@@ -460,6 +475,18 @@ mod tests {
             assert_eq!(head.len(), bytes);
             assert!(head.ends_with("\r\nTraceparent: x\r\n\r\n"));
         }
+    }
+
+    #[test]
+    fn an_address_is_used_again_after_a_reset() {
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("loopback has free ports");
+        let port = listener.local_addr().expect("it is bound").port();
+        let first = Connection::open(port).expect("it listens");
+        let own = first.local_port().expect("it is connected");
+        assert!(Connection::open_from(own, port).is_err(), "it is in use");
+        first.reset().expect("TCP has resets");
+        let second = Connection::open_from(own, port).expect("the address is free");
+        assert_eq!(second.local_port().expect("it is connected"), own);
     }
 
     #[test]

@@ -18,6 +18,20 @@ use super::{
 /// # Errors
 /// When an answer is another one: then the workload is at fault, not the agent.
 pub(crate) fn numbered(port: u16, prefix: &str, count: u32, connections: u32) -> Result<()> {
+    numbered_with(port, prefix, count, connections, &|_| String::new())
+}
+
+/// The same with further header lines for each id, every one ended by CRLF.
+///
+/// # Errors
+/// As [`numbered`].
+pub(crate) fn numbered_with(
+    port: u16,
+    prefix: &str,
+    count: u32,
+    connections: u32,
+    headers: &(dyn Fn(u32) -> String + Sync),
+) -> Result<()> {
     let next = AtomicU32::new(1);
     thread::scope(|scope| {
         let clients: Vec<_> = (0..connections)
@@ -29,7 +43,8 @@ pub(crate) fn numbered(port: u16, prefix: &str, count: u32, connections: u32) ->
                         if id > count {
                             return Ok(());
                         }
-                        let response = connection.get(&format!("{prefix}/{id}"))?;
+                        let response =
+                            connection.get_with(&format!("{prefix}/{id}"), &headers(id))?;
                         ensure!(
                             response.status == 200
                                 && response.text().contains(&format!("id={id};")),
@@ -78,7 +93,84 @@ pub(crate) fn judge(all: &Spans, children: &Spans, parent_service: &str) -> Link
     links
 }
 
+/// The same where requests bring a context along, in the header lines that `headers` gives for each id. A child that hangs below what its own request
+/// brought has no link to that request, and no wrong one.
+pub(crate) fn judge_with(
+    all: &Spans,
+    children: &Spans,
+    parent_service: &str,
+    headers: &dyn Fn(u32) -> String,
+) -> Links {
+    let by_rules = children.filter(|child| {
+        let context = format!("-{}-{}-", child.trace_id(), child.parent_id());
+        !id_of(child).is_some_and(|id| headers(id).contains(&context))
+    });
+    let links = judge(all, &by_rules, parent_service);
+    Links {
+        missing: links.missing + children.len() - by_rules.len(),
+        ..links
+    }
+}
+
 /// The id in a path like `/f/17` or `/b/17/2`.
 pub(crate) fn id_of(span: &Span) -> Option<u32> {
     span.path().split('/').nth(2)?.parse().ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use opentelemetry_proto::tonic::trace::v1::Span as OtlpSpan;
+
+    use super::*;
+
+    fn span(id: u8, parent: Option<u8>, service: &str, path: &str) -> Span {
+        Span {
+            otlp: OtlpSpan {
+                trace_id: vec![7; 16],
+                span_id: vec![id; 8],
+                parent_span_id: parent.map_or(Vec::new(), |parent| vec![parent; 8]),
+                ..OtlpSpan::default()
+            },
+            attributes: [("url.path".to_owned(), path.to_owned())].into(),
+            resource: [("service.name".to_owned(), service.to_owned())].into(),
+        }
+    }
+
+    #[test]
+    fn links_are_judged_by_the_id_in_the_path_and_by_what_a_request_brought() {
+        let all = Spans(vec![
+            span(1, None, "front", "/f/1"),
+            span(2, None, "front", "/f/2"),
+        ]);
+        let brought = |id: u32| {
+            let id = id + 0x60;
+            format!(
+                "traceparent: 00-{}-{}-01\r\n",
+                "07".repeat(16),
+                format!("{id:02x}").repeat(8)
+            )
+        };
+        for (parent, service, with, without) in [
+            (Some(1), "front", [1, 0, 0], [1, 0, 0]),
+            (Some(2), "front", [0, 1, 0], [0, 1, 0]),
+            (Some(1), "other", [0, 1, 0], [0, 1, 0]),
+            (None, "front", [0, 0, 1], [0, 0, 1]),
+            // Its own request brought that one, another request this one.
+            (Some(0x61), "front", [0, 0, 1], [0, 1, 0]),
+            (Some(0x62), "front", [0, 1, 0], [0, 1, 0]),
+        ] {
+            let children = Spans(vec![span(9, parent, "front", "/b/1/1")]);
+            let counts = |links: Links| [links.right, links.wrong, links.missing];
+            assert_eq!(
+                counts(judge_with(&all, &children, service, &brought)),
+                with,
+                "{parent:?}"
+            );
+            assert_eq!(
+                counts(judge(&all, &children, service)),
+                without,
+                "{parent:?}"
+            );
+        }
+    }
 }

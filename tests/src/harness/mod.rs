@@ -7,6 +7,7 @@ pub(crate) mod http;
 pub(crate) mod load;
 pub(crate) mod network;
 pub(crate) mod process;
+pub(crate) mod refusal;
 pub(crate) mod scripted;
 pub(crate) mod service;
 pub(crate) mod trace;

@@ -118,6 +118,16 @@ impl Drop for Program {
     }
 }
 
+/// Asks a process to end (SIGTERM).
+///
+/// # Errors
+/// When it is gone.
+pub(crate) fn terminate(pid: u32) -> Result<()> {
+    let pid = Pid::from_raw(pid.cast_signed()).context("a process has a positive id")?;
+    rustix::process::kill_process(pid, Signal::TERM)
+        .with_context(|| format!("cannot signal process {pid:?}"))
+}
+
 /// The children of a process, as /proc tells at this moment.
 pub(crate) fn children_of(parent: u32) -> Vec<u32> {
     let Ok(entries) = fs::read_dir("/proc") else {

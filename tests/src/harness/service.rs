@@ -168,6 +168,26 @@ pub(crate) fn python_within(
     start_script(context, command, script, port, &[])
 }
 
+/// Starts a script of `workloads` with this interpreter and `--port`, under a process id that nobody has. The program that is returned is its parent:
+/// the id is free again when that one has ended, which it does by itself when the script has.
+///
+/// # Errors
+/// [`Skip`] when there is no such interpreter; otherwise when it cannot have the id, or does not listen in time.
+pub(crate) fn script_with_pid(
+    context: &Context,
+    pid: u32,
+    interpreter: &str,
+    script: &str,
+    port: u16,
+) -> Result<Program> {
+    let mut command = Command::new(program("python3")?);
+    command
+        .arg(workloads().join("with_pid.py"))
+        .arg(pid.to_string())
+        .arg(program(interpreter)?);
+    start_script(context, command, script, port, &[])
+}
+
 /// Starts a Node script of `workloads` with `--port` and further arguments.
 ///
 /// # Errors

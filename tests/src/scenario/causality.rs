@@ -15,7 +15,10 @@ use std::{
 use anyhow::{Context as _, Result, ensure};
 use serde_json::Value;
 
-use super::Scenario;
+use super::{
+    Scenario,
+    links::{Work, measure, slow_backend},
+};
 use crate::harness::{
     Context, PATIENCE,
     agent::{Setup, run_to_end},
@@ -23,10 +26,9 @@ use crate::harness::{
     collector::Collector,
     http::Connection,
     load,
-    process::Program,
     scripted::Scripted,
     service,
-    trace::{Span, hex},
+    trace::hex,
 };
 
 pub(super) const SCENARIOS: &[Scenario] = &[
@@ -72,16 +74,6 @@ pub(super) const SCENARIOS: &[Scenario] = &[
     Scenario::full("causality_nginx_retry_is_linked", nginx_retry_is_linked),
 ];
 
-/// One piece of work: how many requests, over how many connections, with how many calls each, and how many links may be missing.
-struct Work {
-    service: &'static str,
-    prefix: &'static str,
-    requests: u32,
-    connections: u32,
-    calls: u32,
-    may_miss: bool,
-}
-
 fn threads(context: &mut Context, connections: u32) -> Result<()> {
     let back = slow_backend(context)?;
     let port = context.port();
@@ -100,7 +92,7 @@ fn threads(context: &mut Context, connections: u32) -> Result<()> {
         calls: 2,
         may_miss: false,
     };
-    measure(context, &work, &(front, port), &back)
+    measure(context, &work, &(front, port), &back).map(drop)
 }
 
 /// On a kernel that may preempt a task anywhere, also inside a program: the spare programs are in use, and no link is wrong.
@@ -137,7 +129,7 @@ fn nginx(context: &mut Context, connections: u32, keepalive: bool) -> Result<()>
         calls: 1,
         may_miss: connections > 1,
     };
-    measure(context, &work, &(front, port), &back)
+    measure(context, &work, &(front, port), &back).map(drop)
 }
 
 /// Half of the calls are begun by a timer, in the midst of the others' reads.
@@ -155,7 +147,7 @@ fn nginx_delayed(context: &mut Context) -> Result<()> {
         calls: 1,
         may_miss: true,
     };
-    measure(context, &work, &(front, port), &back)
+    measure(context, &work, &(front, port), &back).map(drop)
 }
 
 /// Half of the requests are sent to a backend that never answers, and again to another one when a timer says so.
@@ -274,7 +266,7 @@ fn asyncio(context: &mut Context, connections: u32) -> Result<()> {
         calls: 2,
         may_miss: connections > 1,
     };
-    measure(context, &work, &(front, port), &back)
+    measure(context, &work, &(front, port), &back).map(drop)
 }
 
 fn node(
@@ -305,7 +297,7 @@ fn node(
         calls: 3,
         may_miss: connections > 1 || max_sockets != "Infinity",
     };
-    measure(context, &work, &(front, port), &back)
+    measure(context, &work, &(front, port), &back).map(drop)
 }
 
 /// A request that is never answered makes every other call of its event loop ambiguous, until it is given up.
@@ -353,90 +345,5 @@ fn given_up_request(context: &mut Context) -> Result<()> {
     );
     assert_eq!(statistics.get("requests_expired"), 1, "{statistics}");
     assert_eq!(statistics.get("links_ambiguous"), 1, "{statistics}");
-    Ok(())
-}
-
-/// A threaded backend whose answers overtake each other.
-fn slow_backend(context: &Context) -> Result<(Program, u16)> {
-    let port = context.port();
-    Ok((
-        service::python(context, "threads.py", port, &["--delay-ms", "3"])?,
-        port,
-    ))
-}
-
-fn measure(
-    context: &Context,
-    work: &Work,
-    front: &(Program, u16),
-    back: &(Program, u16),
-) -> Result<()> {
-    let collector = Collector::start()?;
-    let agent = Setup::grpc(&collector)
-        .port(front.1)
-        .port(back.1)
-        .start(context)?;
-    load::numbered(front.1, work.prefix, work.requests, work.connections)?;
-    let calls = (work.requests * work.calls) as usize;
-    // Both ends of each request and of each call.
-    let all = 2 * work.requests as usize + 2 * calls;
-    collector.wait_for_quiet(all, PATIENCE / 3);
-    let statistics = agent.stop()?;
-    let spans = collector.spans();
-    let missed = statistics.get("programs_missed");
-    let incoming = spans
-        .servers()
-        .filter(|span| span.path().starts_with(work.prefix));
-    let outgoing = spans
-        .clients()
-        .filter(|span| span.path().starts_with("/b/"));
-    let received = spans
-        .servers()
-        .filter(|span| span.path().starts_with("/b/"));
-    if missed == 0 {
-        assert_eq!(
-            spans.len(),
-            all,
-            "some that failed:\n{}",
-            spans
-                .filter(Span::is_error)
-                .by_start()
-                .iter()
-                .take(8)
-                .map(|span| format!("{}\n", span.line()))
-                .collect::<String>()
-        );
-        assert_eq!(
-            (incoming.len(), outgoing.len(), received.len()),
-            (work.requests as usize, calls, calls)
-        );
-    } else {
-        // A kernel that preempts tasks inside programs skips what the next task does; an emulated one does so often. It is counted, and
-        // nothing that is left is wrong.
-        println!(
-            "{missed} sends and receives were kept from the agent, {} more were seen by spare programs: {} of {all} spans",
-            statistics.get("programs_stood_in"),
-            spans.len()
-        );
-        assert!(outgoing.len() > calls / 2, "{statistics}");
-    }
-    // Between processes there is nothing to guess.
-    let carried = load::judge(&spans, &received, work.service);
-    let links = load::judge(&spans, &outgoing, work.service);
-    println!(
-        "{} at concurrency {}: {} right, {} missing, {} wrong of {calls}",
-        work.service, work.connections, links.right, links.missing, links.wrong
-    );
-    assert_eq!(
-        (carried.wrong, links.wrong),
-        (0, 0),
-        "{carried:?} {links:?}"
-    );
-    if missed == 0 {
-        assert_eq!(carried.right, calls, "from call to backend: {carried:?}");
-        if !work.may_miss {
-            assert_eq!(links.missing, 0, "{links:?}");
-        }
-    }
     Ok(())
 }

@@ -7,6 +7,9 @@ mod accounting;
 mod bad_input;
 mod causality;
 mod causality_files;
+mod causality_descendants;
+mod causality_forwarded;
+mod configuration;
 mod context;
 mod doctor;
 mod export;
@@ -20,7 +23,9 @@ mod http1_limits;
 mod http1_loss;
 mod http1_sockets;
 mod identity;
+mod identity_reuse;
 mod inject;
+mod links;
 mod namespaces;
 mod propagators;
 mod record;
@@ -118,7 +123,11 @@ pub(crate) fn all() -> impl Iterator<Item = &'static Scenario> {
         inject::SCENARIOS,
         causality::SCENARIOS,
         causality_files::SCENARIOS,
+        causality_descendants::SCENARIOS,
+        causality_forwarded::SCENARIOS,
         identity::SCENARIOS,
+        identity_reuse::SCENARIOS,
+        configuration::SCENARIOS,
         groups::SCENARIOS,
         namespaces::SCENARIOS,
         export::SCENARIOS,

@@ -5,9 +5,10 @@ use anyhow::{Context as _, Result};
 use super::Scenario;
 use crate::harness::{
     Context, PATIENCE,
-    agent::{Ended, Setup, run_to_end},
+    agent::{Setup, run_to_end},
     collector::Collector,
     http::Connection,
+    refusal::CANNOT_RUN_HERE,
     service,
     trace::Spans,
     wait_for,
@@ -122,29 +123,22 @@ fn refuses_ids_of_a_container(_context: &mut Context) -> Result<()> {
     let sentence = "process list is only a container's: the kernel names processes by the host's ids, which mean nothing here: \
                     run with the host's pid namespace (hostPID: true, docker run --pid=host), or mount the host's /proc and name \
                     the place with --proc-root";
-    let refused: Ended = run_to_end(&within, &["run"])?;
-    assert_eq!(
-        (
-            refused.code,
-            refused.errors.as_str(),
-            refused.output.as_str()
-        ),
-        (Some(3), format!("undertrace: {sentence}\n").as_str(), "")
+    run_to_end(&within, &["run"])?.assert_refused(
+        CANNOT_RUN_HERE,
+        sentence,
+        "mount the host's /proc and name the place with --proc-root",
     );
     let report = run_to_end(&within, &["doctor", "--json"])?;
-    assert_eq!(report.code, Some(3), "{}", report.errors);
+    assert_eq!(report.code, Some(CANNOT_RUN_HERE), "{}", report.errors);
     let report: serde_json::Value = serde_json::from_str(&report.output)?;
     assert_eq!(report["works"], false);
     assert_eq!(report["error"], sentence);
 
-    let nowhere = run_to_end(&[], &["run", "--proc-root", "/no/such/proc"])?;
-    assert_eq!(nowhere.code, Some(3));
-    assert!(
-        nowhere
-            .errors
-            .starts_with("undertrace: process list is not readable: "),
-        "{}",
-        nowhere.errors
+    run_to_end(&[], &["run", "--proc-root", "/no/such/proc"])?.assert_refused(
+        CANNOT_RUN_HERE,
+        "process list is not readable: nothing tells which process is which: mount /proc, or name with --proc-root where it \
+         is mounted",
+        "mount /proc, or name with --proc-root",
     );
     Ok(())
 }

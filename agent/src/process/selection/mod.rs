@@ -10,7 +10,10 @@ use std::{collections::HashMap, fmt, path::Path, str::FromStr};
 
 use agent_common::abi::Verdict;
 
-use crate::process::{glob::Glob, source::RawProcess};
+use crate::process::{
+    glob::Glob,
+    source::{RawProcess, StartTicks},
+};
 
 /// Ports from `first` to `last`, both included.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -61,7 +64,8 @@ pub struct Selectors {
     pub ports: Vec<PortRange>,
     /// Executables: a pattern with a slash for the whole path, else for the file name.
     pub exe: Vec<Glob>,
-    /// Process ids; they stand for their forked children (workers) too, until those run another program.
+    /// Process ids: each stands for the first process that is seen with it, and for its forked children (workers) too, until those run
+    /// another program.
     pub pids: Vec<u32>,
     /// Control groups: patterns for the path below the mount point; groups inside one that fits are meant too.
     pub cgroups: Vec<Glob>,
@@ -115,7 +119,8 @@ pub struct Selection {
     selectors: Selectors,
     own: u32,
     exe_matched: Vec<bool>,
-    pid_matched: Vec<bool>,
+    /// The start of the process that each id stands for; none while nobody had it.
+    pid_starts: Vec<Option<StartTicks>>,
     cgroup_matched: Vec<bool>,
     port_matched: Vec<bool>,
     /// Processes selected by id, with the executable they had: forked children share both.
@@ -129,7 +134,7 @@ impl Selection {
         Self {
             own,
             exe_matched: vec![false; selectors.exe.len()],
-            pid_matched: vec![false; selectors.pids.len()],
+            pid_starts: vec![None; selectors.pids.len()],
             cgroup_matched: vec![false; selectors.cgroups.len()],
             port_matched: vec![false; selectors.ports.len()],
             by_pid: HashMap::new(),
@@ -183,9 +188,12 @@ impl Selection {
 
     /// Whether its id, or that of the parent it is a copy of, was asked for.
     fn by_pid(&mut self, process: &RawProcess) -> bool {
-        let named = mark(&self.selectors.pids, &mut self.pid_matched, |pid| {
-            *pid == process.tgid
-        });
+        let start = process.stat.start;
+        let mut named = false;
+        for (pid, first) in self.selectors.pids.iter().zip(&mut self.pid_starts) {
+            // Who has the id later is somebody else.
+            named |= *pid == process.tgid && *first.get_or_insert(start) == start;
+        }
         let copied = self
             .by_pid
             .get(&process.stat.parent)
@@ -219,7 +227,8 @@ impl Selection {
         let selectors = &self.selectors;
         let mut unmatched = Vec::new();
         unmatched.extend(unmatched_of("--exe", &selectors.exe, &self.exe_matched));
-        unmatched.extend(unmatched_of("--pid", &selectors.pids, &self.pid_matched));
+        let seen: Vec<bool> = self.pid_starts.iter().map(Option::is_some).collect();
+        unmatched.extend(unmatched_of("--pid", &selectors.pids, &seen));
         unmatched.extend(unmatched_of(
             "--cgroup",
             &selectors.cgroups,

@@ -155,6 +155,42 @@ fn follows_a_process_id_to_its_workers_and_no_further() {
 }
 
 #[test]
+fn a_process_id_stands_for_one_process_and_not_for_who_has_it_later() {
+    let mut selection = Selection::new(
+        Selectors {
+            pids: vec![7],
+            ..Selectors::default()
+        },
+        9,
+    );
+    let started = |ticks: u64, exe: &str| {
+        let mut process = process(7, 1, exe, "/");
+        process.stat.start = StartTicks::of_ns(ticks * 10_000_000);
+        process
+    };
+    assert_eq!(selection.unmatched(), ["--pid 7"]);
+    for exe in ["/bin/sh", "/usr/sbin/nginx"] {
+        assert_eq!(
+            selection.choose(&started(100, exe)),
+            Choice::Selected,
+            "it may run another program"
+        );
+    }
+    selection.forget(7);
+    for exe in ["/bin/cat", "/usr/sbin/nginx"] {
+        assert_eq!(
+            selection.choose(&started(200, exe)),
+            Choice::NotSelected,
+            "{exe}"
+        );
+    }
+    let mut child = process(8, 7, "/usr/sbin/nginx", "/");
+    child.stat.start = StartTicks::of_ns(3_000_000_000);
+    assert_eq!(selection.choose(&child), Choice::NotSelected);
+    assert!(selection.unmatched().is_empty());
+}
+
+#[test]
 fn tells_which_selectors_matched_nothing() {
     let selectors = Selectors {
         ports: ports(&["80", "8000-8099"]),
