@@ -24,6 +24,7 @@ mod namespaces;
 mod propagators;
 mod record;
 mod safety;
+mod translation;
 
 use anyhow::{Context as _, Result};
 use clap::ValueEnum;
@@ -113,6 +114,7 @@ pub(crate) fn all() -> impl Iterator<Item = &'static Scenario> {
         http1_loss::SCENARIOS,
         http1_sockets::SCENARIOS,
         context::SCENARIOS,
+        translation::SCENARIOS,
         propagators::SCENARIOS,
         inject::SCENARIOS,
         causality::SCENARIOS,
