@@ -9,6 +9,7 @@ pub(crate) mod network;
 pub(crate) mod process;
 pub(crate) mod scripted;
 pub(crate) mod service;
+pub(crate) mod tls;
 pub(crate) mod trace;
 
 use std::{

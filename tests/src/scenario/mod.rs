@@ -24,6 +24,7 @@ mod namespaces;
 mod propagators;
 mod record;
 mod safety;
+mod tls;
 mod translation;
 
 use anyhow::{Context as _, Result};
@@ -122,6 +123,7 @@ pub(crate) fn all() -> impl Iterator<Item = &'static Scenario> {
         groups::SCENARIOS,
         namespaces::SCENARIOS,
         export::SCENARIOS,
+        tls::SCENARIOS,
         safety::SCENARIOS,
         bad_input::SCENARIOS,
         doctor::SCENARIOS,

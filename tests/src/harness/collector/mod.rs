@@ -132,6 +132,16 @@ impl Collector {
         })
     }
 
+    /// Where the gRPC receiver listens.
+    pub(crate) fn grpc_address(&self) -> SocketAddr {
+        self.grpc
+    }
+
+    /// Where the HTTP receiver listens.
+    pub(crate) fn http_address(&self) -> SocketAddr {
+        self.http
+    }
+
     /// Value for `OTEL_EXPORTER_OTLP_ENDPOINT` with protocol `grpc`.
     pub(crate) fn grpc_endpoint(&self) -> String {
         format!("http://{}", self.grpc)
