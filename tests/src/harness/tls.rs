@@ -62,7 +62,7 @@ impl Authority {
     /// # Errors
     /// When a file cannot be written.
     pub(crate) fn write_issued(&self, folder: &Path, name: &str) -> Result<[PathBuf; 2]> {
-        let (certificate, key) = self.issue(CertificateParams::new(vec![name.to_owned()])?)?;
+        let (certificate, key) = self.issue(&CertificateParams::new(vec![name.to_owned()])?)?;
         Ok([
             write(folder, &format!("{name}.pem"), &certificate)?,
             write(folder, &format!("{name}.key.pem"), &key)?,
@@ -70,7 +70,7 @@ impl Authority {
     }
 
     /// A certificate and its key, both PEM.
-    fn issue(&self, params: CertificateParams) -> Result<(String, String)> {
+    fn issue(&self, params: &CertificateParams) -> Result<(String, String)> {
         let key = KeyPair::generate()?;
         let certificate = params.signed_by(&key, &self.issuer)?;
         Ok((certificate.pem(), key.serialize_pem()))
@@ -197,7 +197,7 @@ fn acceptor(
     let mut params = CertificateParams::new(Vec::new())?;
     let loopback = SanType::IpAddress(std::net::Ipv4Addr::LOCALHOST.into());
     params.subject_alt_names.push(loopback);
-    let (chain, key) = authority.issue(params)?;
+    let (chain, key) = authority.issue(&params)?;
     let key = PrivateKeyDer::from_pem_slice(key.as_bytes()).context("no key")?;
     let mut config = builder.with_single_cert(vec![certificate(&chain)?], key)?;
     config.alpn_protocols = vec![application.as_bytes().to_vec()];

@@ -21,6 +21,7 @@ mod http1_sockets;
 mod identity;
 mod inject;
 mod namespaces;
+mod own_metrics;
 mod propagators;
 mod record;
 mod safety;
@@ -124,6 +125,7 @@ pub(crate) fn all() -> impl Iterator<Item = &'static Scenario> {
         namespaces::SCENARIOS,
         export::SCENARIOS,
         tls::SCENARIOS,
+        own_metrics::SCENARIOS,
         safety::SCENARIOS,
         bad_input::SCENARIOS,
         doctor::SCENARIOS,
