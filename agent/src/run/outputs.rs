@@ -53,6 +53,7 @@ pub(super) struct Outputs {
 #[derive(Clone, Debug, Default)]
 pub(super) struct KernelValues {
     pub(super) counters: Vec<(&'static str, u64)>,
+    pub(super) handovers_held: u64,
     pub(super) map_memory_bytes: u64,
     pub(super) ring_largest_batch_bytes: u64,
     pub(super) processes_known: u64,
@@ -258,6 +259,7 @@ impl Outputs {
                 agent: counters.snapshot(),
                 gauges: vec![
                     ("spans_pending", pending()),
+                    ("handovers_held", kernel.handovers_held),
                     ("processes_known", kernel.processes_known),
                     ("headers_written", u64::from(kernel.headers_written)),
                     ("ring_largest_batch_bytes", kernel.ring_largest_batch_bytes),

@@ -248,10 +248,12 @@ impl Statistics {
         let mut counters = BTreeMap::new();
         collect(&value, &mut counters);
         // A name may be there twice.
-        let kernel = value.get("kernel").and_then(Value::as_object);
-        for (name, value) in kernel.into_iter().flatten() {
-            let value = value.as_u64().context("a counter is no number")?;
-            counters.insert(format!("kernel.{name}"), value);
+        for section in ["kernel", "agent", "gauges"] {
+            let values = value.get(section).and_then(Value::as_object);
+            for (name, value) in values.into_iter().flatten() {
+                let value = value.as_u64().context("a counter is no number")?;
+                counters.insert(format!("{section}.{name}"), value);
+            }
         }
         let equations = value
             .get("balance")
@@ -285,12 +287,32 @@ impl Statistics {
             .get(name)
             .unwrap_or_else(|| panic!("no counter {name} in\n{self}"))
     }
+
+    /// All counters of a section (`kernel`, `agent`, `gauges`), each name with this prefix.
+    ///
+    /// # Panics
+    /// When the section is empty.
+    #[track_caller]
+    pub(crate) fn section(&self, section: &str, prefix: &str) -> BTreeMap<String, u64> {
+        let counters = self.counters.iter();
+        let of_section: BTreeMap<_, _> = counters
+            .filter_map(|(name, value)| {
+                let name = name.strip_prefix(section)?.strip_prefix('.')?;
+                Some((format!("{prefix}{name}"), *value))
+            })
+            .collect();
+        assert!(!of_section.is_empty(), "no section {section} in\n{self}");
+        of_section
+    }
 }
 
 impl std::fmt::Display for Statistics {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        for (name, value) in self.counters.iter().filter(|(_, value)| **value != 0) {
-            writeln!(f, "{name} {value}")?;
+        let plain = |name: &str| !name.contains('.');
+        for (name, value) in &self.counters {
+            if plain(name) && *value != 0 {
+                writeln!(f, "{name} {value}")?;
+            }
         }
         Ok(())
     }

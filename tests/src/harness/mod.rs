@@ -10,6 +10,7 @@ pub(crate) mod process;
 pub(crate) mod refusal;
 pub(crate) mod scripted;
 pub(crate) mod service;
+pub(crate) mod tls;
 pub(crate) mod trace;
 
 use std::{

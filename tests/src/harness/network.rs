@@ -93,35 +93,41 @@ impl Routed {
     /// Makes the router translate the address 10.77.9.9 to the server's: the client sees an address that the server does not have.
     ///
     /// # Errors
-    /// [`Skip`] when neither nftables nor the traffic control action `nat` is there.
+    /// [`Skip`] when the traffic control action `nat` is not there.
     pub(crate) fn translate(&self) -> Result<()> {
-        let interface = format!("v{}n1", std::process::id());
+        self.rewrite("1", "ingress", "10.77.9.9", "10.77.2.2")
+    }
+
+    /// Makes the router put its own address 10.77.2.1 in the place of the client's, as masquerading does: the server sees an address that the client
+    /// does not have. Ports stay, which is what the kernel's own masquerading does unless one is taken.
+    ///
+    /// # Errors
+    /// As [`Self::translate`].
+    pub(crate) fn masquerade(&self) -> Result<()> {
+        self.rewrite("2", "egress", "10.77.1.2", "10.77.2.1")
+    }
+
+    /// At the router's end of the pair to this network, makes one address another: the destination of what comes in (`ingress`), or the source of what
+    /// goes out (`egress`); and undoes it for what goes the other way.
+    fn rewrite(&self, network: &str, hook: &str, from: &str, to: &str) -> Result<()> {
+        let interface = format!("v{}n{network}", std::process::id());
         let tc = |arguments: &[&str]| run_in(&self.router, "tc", arguments);
+        let rule = |hook: &str, from: &str, to: &str| {
+            let field = if hook == "ingress" { "dst" } else { "src" };
+            let address = format!("{from}/32");
+            let filter = ["filter", "add", "dev", &interface, hook];
+            let packets = ["protocol", "ip", "u32", "match", "ip", field, &address];
+            tc(&[&filter[..], &packets, &["action", "nat", hook, from, to]].concat())
+        };
+        let back = if hook == "ingress" {
+            "egress"
+        } else {
+            "ingress"
+        };
         let attempt = || -> Result<()> {
             tc(&["qdisc", "add", "dev", &interface, "clsact"])?;
-            let filter = ["filter", "add", "dev", &interface];
-            let to = [
-                "protocol",
-                "ip",
-                "u32",
-                "match",
-                "ip",
-                "dst",
-                "10.77.9.9/32",
-            ];
-            let from = [
-                "protocol",
-                "ip",
-                "u32",
-                "match",
-                "ip",
-                "src",
-                "10.77.2.2/32",
-            ];
-            let there = ["action", "nat", "ingress", "10.77.9.9", "10.77.2.2"];
-            let back = ["action", "nat", "egress", "10.77.2.2", "10.77.9.9"];
-            tc(&[&filter[..], &["ingress"], &to, &there].concat())?;
-            tc(&[&filter[..], &["egress"], &from, &back].concat())
+            rule(hook, from, to)?;
+            rule(back, to, from)
         };
         Ok(attempt().map_err(|error| Skip(format!("no address translation here: {error:#}")))?)
     }

@@ -31,11 +31,17 @@ impl Scripted {
         answer: impl Fn(&mut TcpStream, &str) -> io::Result<()> + Send + Sync + 'static,
     ) -> Result<Self> {
         let port = context.port();
-        Ok(Self::over(
-            TcpListener::bind(("127.0.0.1", port))?,
-            port,
-            move |stream| heads(stream, &answer),
-        ))
+        let listener = TcpListener::bind(("127.0.0.1", port))?;
+        Ok(Self::start_at(listener, port, answer))
+    }
+
+    /// The same at a listener of the scenario's own, on this port.
+    pub(crate) fn start_at(
+        listener: TcpListener,
+        port: u16,
+        answer: impl Fn(&mut TcpStream, &str) -> io::Result<()> + Send + Sync + 'static,
+    ) -> Self {
+        Self::over(listener, port, move |stream| heads(stream, &answer))
     }
 
     /// The same, listening with Multipath TCP.

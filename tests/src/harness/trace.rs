@@ -256,7 +256,8 @@ fn render_below(
     text + &below.concat()
 }
 
-fn as_text(attributes: &[KeyValue]) -> BTreeMap<String, String> {
+/// Attributes as text, by name.
+pub(super) fn as_text(attributes: &[KeyValue]) -> BTreeMap<String, String> {
     attributes
         .iter()
         .map(|pair| (pair.key.clone(), value_text(pair.value.as_ref())))

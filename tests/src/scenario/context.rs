@@ -1,20 +1,13 @@
 //! Trace context between processes: what a request brings along, and what this kernel knows by itself.
 
-use std::{collections::BTreeMap, io::Write as _, net::SocketAddr, time::Duration};
+use std::{collections::BTreeMap, io::Write as _, time::Duration};
 
 use anyhow::Result;
 
 use super::Scenario;
 use crate::harness::{
-    Context, PATIENCE,
-    agent::Setup,
-    assert_text,
-    collector::Collector,
-    http::Connection,
-    network::{self, Routed},
-    scripted::Scripted,
-    service,
-    trace::hex,
+    Context, PATIENCE, agent::Setup, assert_text, collector::Collector, http::Connection,
+    scripted::Scripted, service, trace::hex,
 };
 
 pub(super) const SCENARIOS: &[Scenario] = &[
@@ -30,7 +23,6 @@ pub(super) const SCENARIOS: &[Scenario] = &[
     Scenario::core("context_forwarded_by_nginx", forwarded_by_nginx),
     Scenario::full("context_untrusted_becomes_a_link", untrusted_becomes_a_link),
     Scenario::full("context_record_that_nobody_takes", record_that_nobody_takes),
-    Scenario::full("context_across_namespaces_dnat", across_namespaces_dnat),
     Scenario::full(
         "context_nothing_written_on_the_wire",
         nothing_written_on_the_wire,
@@ -368,47 +360,6 @@ fn record_that_nobody_takes(context: &mut Context) -> Result<()> {
     // Each round's first request deletes the record of the last one before it.
     assert_eq!(statistics.get("handovers_expired"), 7, "{statistics}");
     assert_eq!(statistics.get("handovers_held"), 0, "{statistics}");
-    Ok(())
-}
-
-/// A client in another network namespace, a router between, and an address that is translated on the way: neither end sees the other's
-/// address, and yet it is one trace.
-fn across_namespaces_dnat(context: &mut Context) -> Result<()> {
-    let net = Routed::new()?;
-    net.translate()?;
-    let port = context.port();
-    let _server = service::python_in(
-        context,
-        Some(&net.server),
-        "threads.py",
-        port,
-        &["--host", "0.0.0.0"],
-        &[],
-    )?;
-    let collector = Collector::start()?;
-    let agent = Setup::grpc(&collector).port(port).start(context)?;
-    network::inside(&net.client, || {
-        let mut connection = Connection::open_to(SocketAddr::from(([10, 77, 9, 9], port)))?;
-        for id in 1..=3 {
-            assert_eq!(connection.get(&format!("/b/{id}"))?.status, 200);
-        }
-        Ok(())
-    })?;
-    collector.wait_for_spans(6, PATIENCE)?;
-    agent.stop()?;
-    let expected: String = (1..=3)
-        .map(|id| format!("CLIENT scenarios GET /b/{id} 200\n  SERVER threads GET /b/{id} 200\n"))
-        .collect();
-    let spans = collector.spans();
-    assert_text("the traces", &spans.render(), &expected);
-    assert!(
-        spans
-            .clients()
-            .0
-            .iter()
-            .all(|span| span.get("network.peer.address") == "10.77.9.9"),
-        "the client saw the translated address"
-    );
     Ok(())
 }
 

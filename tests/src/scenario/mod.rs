@@ -27,9 +27,12 @@ mod identity_reuse;
 mod inject;
 mod links;
 mod namespaces;
+mod own_metrics;
 mod propagators;
 mod record;
 mod safety;
+mod tls;
+mod translation;
 
 use anyhow::{Context as _, Result};
 use clap::ValueEnum;
@@ -119,6 +122,7 @@ pub(crate) fn all() -> impl Iterator<Item = &'static Scenario> {
         http1_loss::SCENARIOS,
         http1_sockets::SCENARIOS,
         context::SCENARIOS,
+        translation::SCENARIOS,
         propagators::SCENARIOS,
         inject::SCENARIOS,
         causality::SCENARIOS,
@@ -131,6 +135,8 @@ pub(crate) fn all() -> impl Iterator<Item = &'static Scenario> {
         groups::SCENARIOS,
         namespaces::SCENARIOS,
         export::SCENARIOS,
+        tls::SCENARIOS,
+        own_metrics::SCENARIOS,
         safety::SCENARIOS,
         bad_input::SCENARIOS,
         doctor::SCENARIOS,

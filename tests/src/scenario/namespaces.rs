@@ -21,11 +21,32 @@ pub(super) const SCENARIOS: &[Scenario] = &[
         "safety_refuses_ids_of_a_container",
         refuses_ids_of_a_container,
     ),
+    Scenario::full(
+        "safety_refuses_without_a_capability_of_the_manifest",
+        refuses_without_a_capability,
+    ),
 ];
 
-/// What the manifest grants, and nothing else: `dist/daemonset.yaml`.
-const CAPABILITIES: &str =
-    "--bounding-set=-all,+bpf,+perfmon,+sys_ptrace,+dac_read_search,+sys_resource";
+/// What is given to Kubernetes.
+const MANIFEST: &str = include_str!("../../../dist/daemonset.yaml");
+
+/// The capabilities that the manifest grants, as it names them: `BPF`, `PERFMON` ...
+fn granted() -> Vec<&'static str> {
+    MANIFEST
+        .lines()
+        .map(str::trim)
+        .skip_while(|line| *line != "add:")
+        .skip(1)
+        .map_while(|line| line.strip_prefix("- ")?.split_whitespace().next())
+        .collect()
+}
+
+/// The words of setpriv(1) with which a program gets these capabilities and no other, and none later.
+fn confined_to(capabilities: &[&str]) -> String {
+    let names = capabilities.iter().map(|name| name.to_ascii_lowercase());
+    let set: String = names.map(|name| format!(",+{name}")).collect();
+    format!("--no-new-privs --bounding-set=-all{set}")
+}
 
 /// Paths that are asked for, each once.
 const REQUESTS: usize = 5;
@@ -36,8 +57,9 @@ fn from_inside_a_container(context: &mut Context) -> Result<()> {
     let python = named_service(context, port)?;
     let file = context.folder().join("spans.jsonl");
     let script = format!(
-        "hostname agent-pod && exec {setpriv} {CAPABILITIES} \"$@\"",
-        setpriv = service::program("setpriv")?.display()
+        "hostname agent-pod && exec {setpriv} {confined} \"$@\"",
+        setpriv = service::program("setpriv")?.display(),
+        confined = confined_to(&granted()),
     );
     let unshare = service::program("unshare")?;
     let unshare = unshare.to_str().context("a UTF-8 path")?;
@@ -51,6 +73,7 @@ fn from_inside_a_container(context: &mut Context) -> Result<()> {
         .arg("--file")
         .arg(file.to_string_lossy())
         .start(context)?;
+    assert_holds_no_more(agent.pid(), granted().len())?;
     ask(port)?;
     let read = || -> Result<Spans> {
         let text = std::fs::read_to_string(&file)?;
@@ -143,6 +166,50 @@ fn refuses_ids_of_a_container(_context: &mut Context) -> Result<()> {
     Ok(())
 }
 
+/// With one capability less than the manifest grants it does not trace, and says which one is missing and what to do.
+fn refuses_without_a_capability(_context: &mut Context) -> Result<()> {
+    let setpriv = service::program("setpriv")?;
+    let setpriv = setpriv.to_str().context("a UTF-8 path")?;
+    for (missing, purpose) in [
+        ("BPF", "load programs"),
+        ("PERFMON", "attach to kernel functions"),
+    ] {
+        let mut capabilities = granted();
+        capabilities.retain(|name| *name != missing);
+        assert_eq!(capabilities.len() + 1, granted().len(), "{missing}");
+        let confined = confined_to(&capabilities);
+        let within: Vec<&str> = std::iter::once(setpriv)
+            .chain(confined.split(' '))
+            .collect();
+        let refused = run_to_end(&within, &["run"])?;
+        let sentence = format!(
+            "undertrace: CAP_{missing} is missing: needs CAP_{missing} to {purpose}: run as root, or grant it with \
+             `setcap cap_bpf,cap_perfmon,cap_sys_ptrace,cap_dac_read_search+ep undertrace`\n"
+        );
+        assert_eq!(
+            (
+                refused.code,
+                refused.errors.as_str(),
+                refused.output.as_str()
+            ),
+            (Some(3), sentence.as_str(), "")
+        );
+    }
+    Ok(())
+}
+
+/// The process has exactly so many capabilities, and can never get another (capabilities(7), proc(5)).
+fn assert_holds_no_more(pid: u32, count: usize) -> Result<()> {
+    let status = std::fs::read_to_string(format!("/proc/{pid}/status"))?;
+    for set in ["CapEff:", "CapPrm:", "CapBnd:"] {
+        let hex = status.lines().find_map(|line| line.strip_prefix(set));
+        let bits = u64::from_str_radix(hex.context("a process has capabilities")?.trim(), 16)?;
+        assert_eq!(bits.count_ones() as usize, count, "{set} {bits:x}");
+    }
+    assert!(status.contains("NoNewPrivs:\t1"), "{status}");
+    Ok(())
+}
+
 fn named_service(context: &Context, port: u16) -> Result<crate::harness::process::Program> {
     service::python_in(
         context,
@@ -172,5 +239,32 @@ fn assert_whole(spans: &Spans, pid: u32, host: &str) {
         assert_eq!(resource["service.name"], "shop");
         assert_eq!(resource["process.pid"], pid.to_string());
         assert_eq!(resource["host.name"], host);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn capabilities_are_read_from_the_manifest() {
+        let granted = granted();
+        assert!(granted.contains(&"BPF") && granted.contains(&"PERFMON"));
+        assert!(
+            granted.iter().all(|name| name
+                .bytes()
+                .all(|byte| byte.is_ascii_uppercase() || byte == b'_')),
+            "{granted:?}"
+        );
+        let all = MANIFEST
+            .split("add:")
+            .nth(1)
+            .and_then(|rest| rest.split("seccompProfile").next());
+        let lines = all.map_or(0, |text| text.matches("- ").count());
+        assert_eq!(granted.len(), lines, "none is left out");
+        assert_eq!(
+            confined_to(&["BPF", "SYS_PTRACE"]),
+            "--no-new-privs --bounding-set=-all,+bpf,+sys_ptrace"
+        );
     }
 }

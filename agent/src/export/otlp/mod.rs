@@ -322,7 +322,7 @@ impl Delivery {
             warn!(
                 endpoint = self.endpoint,
                 reason,
-                hint = hint(&self.endpoint, self.client.is_http()),
+                hint = hint(&self.endpoint, self.client.is_http(), reason),
                 "cannot deliver spans; will keep trying, and drop what the queue cannot hold"
             );
         }
@@ -342,7 +342,11 @@ impl Client {
 }
 
 /// The next step for somebody whose collector cannot be reached.
-fn hint(endpoint: &str, is_http: bool) -> &'static str {
+fn hint(endpoint: &str, is_http: bool, reason: &str) -> &'static str {
+    // Words of rustls, `Error::InvalidCertificate`.
+    if reason.contains("invalid peer certificate") {
+        return "OTEL_EXPORTER_OTLP_CERTIFICATE names the authorities that are trusted, or else the public ones are";
+    }
     match (
         is_http,
         endpoint.contains(":4317"),

@@ -192,11 +192,11 @@ impl Agent {
             .map(|(counter, value)| (counter.name(), value))
             .collect();
         counters.push(("programs_missed", self.missed(stood_in)));
-        counters.push(("handovers_held", self.sweep.held));
         let injector = self.inner.injector.as_ref();
         counters.push(("inject_let_go", injector.map_or(0, Injector::let_go_count)));
         outputs.publish(KernelValues {
             counters,
+            handovers_held: self.sweep.held,
             map_memory_bytes: self.map_memory_bytes,
             ring_largest_batch_bytes,
             processes_known: self.inner.table.len() as u64,

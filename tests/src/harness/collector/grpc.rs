@@ -120,8 +120,9 @@ fn throttled(seconds: Option<u32>) -> Status {
 impl MetricsService for Receiver {
     async fn export(
         &self,
-        _: Request<ExportMetricsServiceRequest>,
+        request: Request<ExportMetricsServiceRequest>,
     ) -> Result<Response<ExportMetricsServiceResponse>, Status> {
+        self.0.metrics(request.into_inner(), "grpc");
         Ok(Response::new(ExportMetricsServiceResponse {
             partial_success: None,
         }))

@@ -95,7 +95,8 @@ fn connection(mut stream: TcpStream, inbox: &Inbox) -> Result<()> {
                 Answer::Hang => while read_more(&mut stream, &mut buffer)? > 0 {},
             }
         } else if head.path == "/v1/metrics" {
-            ExportMetricsServiceRequest::decode(body.as_slice())?;
+            let request = ExportMetricsServiceRequest::decode(body.as_slice())?;
+            inbox.metrics(request, "http");
             respond(&mut stream, 200, None, &[])?;
         } else {
             respond(&mut stream, 404, None, &[])?;

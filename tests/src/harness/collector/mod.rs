@@ -2,6 +2,7 @@
 
 mod grpc;
 mod http;
+mod metrics;
 
 use std::{
     collections::VecDeque,
@@ -11,8 +12,11 @@ use std::{
 };
 
 use anyhow::{Context as _, Result};
-use opentelemetry_proto::tonic::collector::trace::v1::ExportTraceServiceRequest;
+use opentelemetry_proto::tonic::collector::{
+    metrics::v1::ExportMetricsServiceRequest, trace::v1::ExportTraceServiceRequest,
+};
 
+pub(crate) use self::metrics::Reading;
 use super::{
     trace::{Span, Spans},
     wait_for, wait_for_quiet,
@@ -58,6 +62,7 @@ pub(crate) struct Delivery {
 struct State {
     spans: Vec<Span>,
     deliveries: Vec<Delivery>,
+    readings: Vec<Reading>,
     answers: VecDeque<Answer>,
     standing: Option<Answer>,
 }
@@ -99,6 +104,12 @@ impl Inbox {
         }
         answer
     }
+
+    /// Takes a metrics request.
+    fn metrics(&self, request: ExportMetricsServiceRequest, protocol: &'static str) {
+        let reading = Reading::of(request, protocol);
+        self.lock().readings.push(reading);
+    }
 }
 
 /// A running receiver. Ends with its handle's process.
@@ -132,6 +143,16 @@ impl Collector {
         })
     }
 
+    /// Where the gRPC receiver listens.
+    pub(crate) fn grpc_address(&self) -> SocketAddr {
+        self.grpc
+    }
+
+    /// Where the HTTP receiver listens.
+    pub(crate) fn http_address(&self) -> SocketAddr {
+        self.http
+    }
+
     /// Value for `OTEL_EXPORTER_OTLP_ENDPOINT` with protocol `grpc`.
     pub(crate) fn grpc_endpoint(&self) -> String {
         format!("http://{}", self.grpc)
@@ -160,6 +181,11 @@ impl Collector {
     /// Every trace request so far.
     pub(crate) fn deliveries(&self) -> Vec<Delivery> {
         self.inbox.lock().deliveries.clone()
+    }
+
+    /// Every metrics request so far.
+    pub(crate) fn readings(&self) -> Vec<Reading> {
+        self.inbox.lock().readings.clone()
     }
 
     /// Waits until `count` spans have come, or none has for `quiet`: for what the kernel may keep from the agent.
