@@ -6,8 +6,8 @@
 mod accounting;
 mod bad_input;
 mod causality;
-mod causality_files;
 mod causality_descendants;
+mod causality_files;
 mod causality_forwarded;
 mod configuration;
 mod context;

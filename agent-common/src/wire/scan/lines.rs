@@ -177,7 +177,6 @@ pub fn find_lines<B: Bytes, S: LineStore>(
     clippy::collapsible_match,
     reason = "a guard that fails would go on to the other arms, which the verifier would walk too"
 )]
-
 fn note_line<B: Bytes, S: LineStore>(
     bytes: &B,
     lines: &S,
