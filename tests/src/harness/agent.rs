@@ -212,15 +212,7 @@ impl Agent {
             "the agent failed ({status}):\n{}",
             tail(&self.log)
         );
-        let text = fs::read_to_string(&self.stats).context("the agent left no statistics")?;
-        let statistics = Statistics::parse(&text)?;
-        if !statistics.imbalance.is_empty() {
-            bail!(
-                "the books do not balance:\n{}\n{statistics}",
-                statistics.imbalance.join("\n")
-            );
-        }
-        Ok(statistics)
+        Statistics::read(&self.stats)
     }
 }
 
@@ -243,6 +235,22 @@ pub(crate) struct Statistics {
 }
 
 impl Statistics {
+    /// What a file of `--stats-json` says.
+    ///
+    /// # Errors
+    /// When there is none, or the books in it do not balance.
+    pub(crate) fn read(file: &Path) -> Result<Self> {
+        let text = fs::read_to_string(file).context("the agent left no statistics")?;
+        let statistics = Self::parse(&text)?;
+        if !statistics.imbalance.is_empty() {
+            bail!(
+                "the books do not balance:\n{}\n{statistics}",
+                statistics.imbalance.join("\n")
+            );
+        }
+        Ok(statistics)
+    }
+
     fn parse(text: &str) -> Result<Self> {
         let value: Value = serde_json::from_str(text).context("the statistics are no JSON")?;
         let mut counters = BTreeMap::new();
