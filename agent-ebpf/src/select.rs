@@ -26,8 +26,12 @@ pub(crate) fn is_selected(pid_tgid: u64) -> bool {
 pub(crate) fn forget(tgid: u32) {
     const PER_WORD: u32 = 64 / VERDICT_BITS;
     if let Some(word) = SELECTION.get_ptr_mut(tgid / PER_WORD) {
-        let mask = !(3u64 << (tgid % PER_WORD * VERDICT_BITS));
+        let mask = 3u64 << (tgid % PER_WORD * VERDICT_BITS);
         // SAFETY: an aligned word of the map; a concurrent change of a neighbour's bits may be lost, and user space repairs it with its next pass.
-        unsafe { *word &= mask };
+        unsafe {
+            if *word & mask != 0 {
+                *word &= !mask;
+            }
+        }
     }
 }
