@@ -20,6 +20,7 @@ mod http1_loss;
 mod http1_sockets;
 mod identity;
 mod inject;
+mod losses;
 mod namespaces;
 mod own_metrics;
 mod propagators;
@@ -119,6 +120,7 @@ pub(crate) fn all() -> impl Iterator<Item = &'static Scenario> {
         translation::SCENARIOS,
         propagators::SCENARIOS,
         inject::SCENARIOS,
+        inject::limits::SCENARIOS,
         causality::SCENARIOS,
         identity::SCENARIOS,
         groups::SCENARIOS,
@@ -130,6 +132,7 @@ pub(crate) fn all() -> impl Iterator<Item = &'static Scenario> {
         bad_input::SCENARIOS,
         doctor::SCENARIOS,
         accounting::SCENARIOS,
+        losses::SCENARIOS,
         record::SCENARIOS,
     ]
     .into_iter()

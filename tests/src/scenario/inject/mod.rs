@@ -2,6 +2,7 @@
 //!
 //! What is sent and must arrive stands in [`wire`]. On a kernel that fails the agent's self-test the same requests prove the refusal: no socket is enrolled, no byte is added.
 
+pub(super) mod limits;
 mod wire;
 
 use std::{
