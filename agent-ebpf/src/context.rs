@@ -221,7 +221,7 @@ pub(crate) fn open(work: &Work, socket: &mut Socket) {
     let request = &mut socket.request;
     request.flags |= request_flags::OPEN;
     request.since_ns = work.time_ns;
-    request.claims = 0;
+    request.claims = u64::from(faulty(fault::CLOSE_CONTENDED));
     request.owner = work.pid_tgid;
     if task::is_worker(work.task) {
         return;
@@ -308,6 +308,9 @@ pub(crate) fn close(sk: u64, socket: &mut Socket) {
         subtract(sk, socket);
     } else {
         add(claims, 1u64.wrapping_neg());
+        if faulty(fault::CLOSE_CONTENDED) {
+            add(claims, 1u64.wrapping_neg());
+        }
         count(Counter::RequestsContended);
     }
 }

@@ -102,6 +102,8 @@ pub mod fault {
     pub const INJECT_STALE: u32 = 1 << 11;
     /// A hook's program does not jump to its body.
     pub const BODIES_MISSING: u32 = 1 << 12;
+    /// Whoever first comes to close a request finds the claim of another, who finds theirs: both leave it.
+    pub const CLOSE_CONTENDED: u32 = 1 << 13;
 }
 
 /// Reads a global: volatile, because the value that the compiler sees is not the one that the program will see.

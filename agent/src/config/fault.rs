@@ -78,6 +78,14 @@ faults! {
     InjectLoss = "inject-loss";
     /// What to write into a request is meant for another send.
     InjectStale = "inject-stale";
+    /// `INJECTIONS` has room for one connection.
+    InjectionsFull = "injections-full";
+    /// The sockhash has room for one connection.
+    SockhashFull = "sockhash-full";
+    /// The kernel's types do not tell where a packet's sequence number is.
+    PacketsOpaque = "packets-opaque";
+    /// Two come to close each request at one time, and each leaves it to the other.
+    CloseContended = "close-contended";
     /// Requests are given up after two seconds.
     ShortRequests = "short-requests";
     /// The agent is traced by itself.

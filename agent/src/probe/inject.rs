@@ -183,6 +183,9 @@ impl Injector {
                 loader.map_max_entries("STATES", 1);
             }
         }
+        if faults.contains(&Fault::SockhashFull) {
+            loader.map_max_entries("ENROLLED", 1);
+        }
         let mut ebpf = loader.load(object.bytes).map_err(InjectError::Object)?;
         let sockets: SockHash<MapData, u64> = take(&mut ebpf, "ENROLLED")?;
         let map = sockets.fd().try_clone().map_err(|error| InjectError::Map {

@@ -3,7 +3,7 @@
 //! Input: the configuration. Output: [`Settings`], values of read-only globals (agent-ebpf `globals.rs`) and sizes of maps. The verifier sees
 //! the values as constants and leaves out the branches that cannot be taken.
 
-use agent_common::wire::propagator::Table;
+use agent_common::{kernel_fields::ABSENT, wire::propagator::Table};
 
 use crate::{
     config::{Config, Fault},
@@ -46,6 +46,7 @@ const FAULTS: &[(Fault, u32)] = &[
     (Fault::NoCausality, 1 << 10),
     (Fault::InjectStale, 1 << 11),
     (Fault::BodiesMissing, 1 << 12),
+    (Fault::CloseContended, 1 << 13),
 ];
 
 /// Bytes of the ring buffer beside a reader that sleeps: what any machine fills meanwhile.
@@ -76,7 +77,7 @@ impl Settings {
         } else {
             own_tgid
         };
-        Self {
+        let mut settings = Self {
             globals: vec![
                 ("OWN_TGID", Value::U32(own_tgid)),
                 ("SELECT_UNKNOWN", Value::U32(u32::from(!by_process))),
@@ -98,13 +99,19 @@ impl Settings {
                     Value::U32(faults.fold(0, |all, (_, bit)| all | bit)),
                 ),
             ],
-            map_sizes: if config.faults.contains(&Fault::SlowReader) {
-                vec![("EVENTS", SMALL_RING)]
-            } else {
-                Vec::new()
-            },
+            map_sizes: Vec::new(),
             propagators: config.propagators,
+        };
+        if config.faults.contains(&Fault::SlowReader) {
+            settings.map_sizes.push(("EVENTS", SMALL_RING));
         }
+        if config.faults.contains(&Fault::InjectionsFull) {
+            settings.map_sizes.push(("INJECTIONS", 1));
+        }
+        if config.faults.contains(&Fault::PacketsOpaque) {
+            settings = settings.with("O_TCP_SKB_CB_SEQ", Value::U32(ABSENT));
+        }
+        settings
     }
 
     /// With one more global.
@@ -168,5 +175,17 @@ mod tests {
         assert_eq!(value(&by_port, "SELECT_UNKNOWN"), Some(Value::U32(1)));
         assert_eq!(value(&by_port, "PORT_FILTER"), Some(Value::U32(1)));
         assert_eq!(value(&by_port, "FAULT"), Some(Value::U32(0b1010)));
+    }
+
+    #[test]
+    fn faults_of_the_tables_and_of_the_layout_need_no_program() {
+        let faulty = settings(Layer {
+            fault: vec![Fault::InjectionsFull, Fault::PacketsOpaque],
+            ..Layer::default()
+        });
+        assert_eq!(faulty.map_sizes, [("INJECTIONS", 1)]);
+        assert_eq!(value(&faulty, "FAULT"), Some(Value::U32(0)));
+        let absent = value(&faulty, "O_TCP_SKB_CB_SEQ");
+        assert_eq!(absent, Some(Value::U32(ABSENT)));
     }
 }

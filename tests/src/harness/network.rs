@@ -5,7 +5,7 @@ use std::{fs::File, process::Command, thread};
 use anyhow::{Context as _, Result, ensure};
 use rustix::thread::LinkNameSpaceType;
 
-use super::{Skip, service};
+use super::{PATIENCE, Skip, service, wait_for};
 
 /// A client's namespace, a router's, a server's; the client reaches the server only through the router.
 #[derive(Debug)]
@@ -195,6 +195,23 @@ pub(crate) fn retransmitted(namespace: &str) -> Result<u64> {
         let (_, value) = found.context("no RetransSegs")?;
         Ok(value.parse()?)
     })
+}
+
+/// Waits until TCP sends something again in this namespace.
+///
+/// # Errors
+/// When it does not in time.
+pub(crate) fn wait_for_retransmission(namespace: &str) -> Result<()> {
+    let before = retransmitted(namespace)?;
+    wait_for(
+        || format!("a retransmission in {namespace}"),
+        PATIENCE,
+        || {
+            retransmitted(namespace)
+                .is_ok_and(|now| now > before)
+                .then_some(())
+        },
+    )
 }
 
 /// Runs `work` on a thread inside a network namespace.

@@ -15,7 +15,6 @@ use crate::harness::{
     network::{self, Loss, Routed},
     service,
     trace::{RESPONSE_BODY, Span},
-    wait_for,
 };
 
 pub(super) const SCENARIOS: &[Scenario] = &[
@@ -59,7 +58,7 @@ fn retransmission_is_an_event(context: &mut Context, inject: bool) -> Result<()>
         let before = network::retransmitted(&net.client)?;
         let loss = Loss::to_server(&net)?;
         connection.send(&request("/lost"))?;
-        wait_for_retransmission(&net.client)?;
+        network::wait_for_retransmission(&net.client)?;
         drop(loss);
         assert_eq!(connection.response("GET")?.status, 200);
         let by_client = network::retransmitted(&net.client)? - before;
@@ -71,7 +70,7 @@ fn retransmission_is_an_event(context: &mut Context, inject: bool) -> Result<()>
         connection.wait_until_unread(32 << 10)?;
         let loss = Loss::to_client(&net)?;
         connection.take_unread()?;
-        wait_for_retransmission(&net.server)?;
+        network::wait_for_retransmission(&net.server)?;
         drop(loss);
         let response = connection.response("GET")?;
         assert_eq!((response.status, response.body.len()), (200, LARGE));
@@ -130,20 +129,6 @@ fn retransmission_is_an_event(context: &mut Context, inject: bool) -> Result<()>
 
 fn request(path: &str) -> Vec<u8> {
     format!("GET {path} HTTP/1.1\r\nHost: shop.test\r\n\r\n").into_bytes()
-}
-
-/// Waits until TCP sends something again in this namespace.
-fn wait_for_retransmission(namespace: &str) -> Result<()> {
-    let before = network::retransmitted(namespace)?;
-    wait_for(
-        || format!("a retransmission in {namespace}"),
-        PATIENCE,
-        || {
-            network::retransmitted(namespace)
-                .is_ok_and(|now| now > before)
-                .then_some(())
-        },
-    )
 }
 
 /// Name and bytes of the events of a span that tell of a retransmission.

@@ -26,6 +26,7 @@ mod identity;
 mod identity_reuse;
 mod inject;
 mod links;
+mod losses;
 mod namespaces;
 mod own_metrics;
 mod propagators;
@@ -125,6 +126,7 @@ pub(crate) fn all() -> impl Iterator<Item = &'static Scenario> {
         translation::SCENARIOS,
         propagators::SCENARIOS,
         inject::SCENARIOS,
+        inject::limits::SCENARIOS,
         causality::SCENARIOS,
         causality_files::SCENARIOS,
         causality_descendants::SCENARIOS,
@@ -141,6 +143,7 @@ pub(crate) fn all() -> impl Iterator<Item = &'static Scenario> {
         bad_input::SCENARIOS,
         doctor::SCENARIOS,
         accounting::SCENARIOS,
+        losses::SCENARIOS,
         record::SCENARIOS,
     ]
     .into_iter()

@@ -4,6 +4,7 @@
 
 mod clients;
 mod hosts;
+pub(super) mod limits;
 mod queue;
 mod wire;
 
