@@ -274,7 +274,8 @@ impl Core {
                 let context = Context::of(decided, None);
                 let clock = self.clocks.of(&context.trace_id);
                 let time_unix_ns = clock.to_unix_ns(decided.time_ns);
-                self.emit(&context, || {
+                // Its span would say that nobody saw it, not that it failed.
+                self.emit(&context, false, || {
                     span::http::unobserved(
                         &context,
                         waiting.kind,
@@ -318,7 +319,8 @@ impl Core {
         }
         let clock = self.clocks.of(&context.trace_id);
         let record_query = self.config.record_query;
-        self.emit(&context, || {
+        let failed = span::http::has_failed(exchange, kind);
+        self.emit(&context, failed, || {
             span::http::span(&span::http::Parts {
                 exchange,
                 kind,
@@ -343,11 +345,13 @@ impl Core {
             .and_then(Verdict::reason)
     }
 
-    /// Makes a span, if its trace is sampled; counts it in any case.
-    fn emit(&mut self, context: &Context, span: impl FnOnce() -> Span) {
+    /// Makes a span, if its trace is sampled; counts it in any case, and of those that are not made the ones that `failed`.
+    fn emit(&mut self, context: &Context, failed: bool, span: impl FnOnce() -> Span) {
         self.counters.spans.increment();
         if sample::keeps(context.flags, &self.counters) {
             self.ready.push(span());
+        } else if failed {
+            self.counters.spans_unsampled_failed.increment();
         }
     }
 }

@@ -117,6 +117,8 @@ counters! {
     spans;
     /// Spans not exported because their trace is not sampled.
     spans_unsampled;
+    /// Those of them that failed.
+    spans_unsampled_failed;
     /// Spans dropped because the export queue was full.
     spans_dropped_queue;
     /// Spans dropped after the collector refused them or could not be reached in time.

@@ -87,16 +87,45 @@ fn makes_spans_of_exports_of_telemetry_when_asked() {
 
 #[test]
 fn counts_unsampled_spans_and_keeps_them() {
-    let mut bench = Bench::new();
-    let mut socket = Socket::open(1, Role::Server);
-    socket.receive(GET).starts().decided(Decision {
-        trace_flags: 2,
-        ..decision(1, 0, Source::Root)
-    });
-    socket.send(OK).starts();
-    socket.close(0);
-    bench.push(&mut socket);
-    assert_eq!(bench.spans.len(), 0);
-    assert_eq!(bench.counters.spans_unsampled.get(), 1);
-    bench.check_books();
+    const MISSING: &[u8] = b"HTTP/1.1 404 Not Found\r\nContent-Length: 0\r\n\r\n";
+    const BROKEN: &[u8] = b"HTTP/1.1 500 Internal Server Error\r\nContent-Length: 0\r\n\r\n";
+    // What is an error at a client need not be one at a server.
+    let cases: [(Role, Option<&[u8]>, u64); 7] = [
+        (Role::Server, Some(OK), 0),
+        (Role::Server, Some(MISSING), 0),
+        (Role::Server, Some(BROKEN), 1),
+        (Role::Client, Some(OK), 0),
+        (Role::Client, Some(MISSING), 1),
+        (Role::Client, Some(BROKEN), 1),
+        (Role::Client, None, 1),
+    ];
+    for (role, response, failed) in cases {
+        let mut bench = Bench::new();
+        let mut socket = Socket::open(1, role);
+        let unsampled = Decision {
+            trace_flags: 2,
+            ..decision(1, 0, Source::Root)
+        };
+        if role == Role::Server {
+            socket.receive(GET).starts().decided(unsampled);
+            socket.send(response.unwrap_or_default()).starts();
+        } else {
+            socket.send(GET).starts().decided(Decision {
+                direction: Direction::Send as u8,
+                ..unsampled
+            });
+            if let Some(response) = response {
+                socket.receive(response).starts();
+            }
+        }
+        socket.close(0);
+        bench.push(&mut socket);
+        assert_eq!(bench.spans.len(), 0);
+        let counts = (
+            bench.counters.spans_unsampled.get(),
+            bench.counters.spans_unsampled_failed.get(),
+        );
+        assert_eq!(counts, (1, failed), "{role:?} {response:?}");
+        bench.check_books();
+    }
 }

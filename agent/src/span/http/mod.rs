@@ -219,16 +219,32 @@ fn outcome(exchange: &Exchange, kind: SpanKind, attributes: &mut Attributes) -> 
         }
         None => {}
     }
-    let limit = match kind {
-        SpanKind::Server => 500,
-        SpanKind::Client => 400,
-    };
     match code {
-        Some(code) if code >= limit => {
+        Some(code) if is_error(code, kind) => {
             attributes.push(name::ERROR_TYPE, code.to_string().as_str());
             Status::Error
         }
         _ => Status::Unset,
+    }
+}
+
+/// Whether a status code is an error at this end (OpenTelemetry semantic conventions, "HTTP spans", span status).
+fn is_error(code: u16, kind: SpanKind) -> bool {
+    let limit = match kind {
+        SpanKind::Server => 500,
+        SpanKind::Client => 400,
+    };
+    code >= limit
+}
+
+/// Whether the span of this exchange says that it failed.
+#[must_use]
+pub fn has_failed(exchange: &Exchange, kind: SpanKind) -> bool {
+    match exchange.failure {
+        Some((Failure::ResponseUnseen, _)) | None => exchange
+            .response
+            .is_some_and(|response| is_error(response.detail.status, kind)),
+        Some(_) => true,
     }
 }
 
