@@ -221,7 +221,10 @@ pub(crate) fn open(work: &Work, socket: &mut Socket) {
     let request = &mut socket.request;
     request.flags |= request_flags::OPEN;
     request.since_ns = work.time_ns;
-    request.claims = u64::from(faulty(fault::CLOSE_CONTENDED));
+    request.claims = 0;
+    if faulty(fault::CLOSE_CONTENDED) {
+        request.claims = 1;
+    }
     request.owner = work.pid_tgid;
     if task::is_worker(work.task) {
         return;
@@ -293,19 +296,42 @@ pub(crate) fn forward_key(pid_tgid: u64, trace_id: [u64; 2], span_id: u64) -> Fo
     }
 }
 
+/// Which request of which connection: by this, who has found it complete knows after its claim that it is still that one.
+#[derive(Clone, Copy, PartialEq)]
+pub(crate) struct Place {
+    connection: u64,
+    position: u64,
+}
+
+/// The newest request of a connection, as memory has it now.
+#[inline(always)]
+pub(crate) fn place(socket: &Socket) -> Place {
+    // SAFETY: aligned words of the map.
+    unsafe {
+        Place {
+            connection: (&raw const socket.connection).read_volatile(),
+            position: (&raw const socket.request.decision.position).read_volatile(),
+        }
+    }
+}
+
 /// Closes the open request of a connection.
 ///
 /// Two CPUs may come to that at one time (its answer is sent while its connection ends, or while user space gives it up). Subtracted twice, its thread
 /// would seem to have one request fewer than it has, and a call would get a parent where it must have none: who finds another claim takes its own back and
-/// leaves the request, if need be to whoever comes next (the connection's next request, its end, or its age).
+/// leaves the request, if need be to whoever comes next (the connection's next read or question for its positions, its end, or the request's age). So
+/// does who finds that it is not the request `at` any more.
 #[inline(always)]
-pub(crate) fn close(sk: u64, socket: &mut Socket) {
+pub(crate) fn close(sk: u64, socket: &mut Socket, at: Place) {
     let claims = &socket.request.claims;
     add(claims, 1);
     // SAFETY: an aligned word of the map.
     // 0 where a claim of the request before this one was taken back late.
-    if unsafe { core::ptr::from_ref(claims).read_volatile() } <= 1 {
+    let alone = unsafe { core::ptr::from_ref(claims).read_volatile() } <= 1;
+    if alone && place(socket) == at {
         subtract(sk, socket);
+    } else if alone {
+        add(claims, 1u64.wrapping_neg());
     } else {
         add(claims, 1u64.wrapping_neg());
         if faulty(fault::CLOSE_CONTENDED) {
@@ -363,7 +389,7 @@ pub(crate) fn abandon(sk: u64, socket: &mut Socket) {
         if socket.streams[Direction::Send as usize].phase != Phase::UntilClose as u8 {
             count(Counter::RequestsAbandoned);
         }
-        close(sk, socket);
+        close(sk, socket, place(socket));
     }
 }
 
@@ -372,12 +398,13 @@ pub(crate) fn abandon(sk: u64, socket: &mut Socket) {
 #[inline(always)]
 pub(crate) fn expire(sk: u64, socket: &mut Socket, now_ns: u64) {
     let lifetime_ns = global!(REQUEST_LIFETIME_NS);
+    let at = place(socket);
     let request = &socket.request;
     if request.flags & request_flags::OPEN != 0
         && is_stale(request.since_ns, now_ns, lifetime_ns - lifetime_ns / 8)
     {
         count(Counter::RequestsExpired);
-        close(sk, socket);
+        close(sk, socket, at);
     }
 }
 

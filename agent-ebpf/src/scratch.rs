@@ -112,6 +112,8 @@ pub(crate) struct Work {
     pub(crate) continued: u32,
     /// 1: the other direction had a segment since this direction's last.
     pub(crate) turn: u32,
+    /// 1: the other direction had a segment since this direction's last, for the whole of this segment.
+    pub(crate) turned: u32,
     /// Index at which the scan begins.
     pub(crate) scan_at: u32,
     /// Index behind the head, when it ended.

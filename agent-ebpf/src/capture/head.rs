@@ -2,7 +2,7 @@
 
 use agent_common::{
     abi::{Counter, Direction, Role, SlotKind},
-    wire::http1::{self, Framing, Phase},
+    wire::http1::{self, Framing, Pending, Phase},
 };
 
 use super::step::{CHUNKS, DONE, MORE, lose};
@@ -76,6 +76,7 @@ fn complete(work: &mut Work, socket: &mut Socket, direction: usize) -> u32 {
         stream.tries = 0;
     }
     if is_request {
+        forget_answered(work, socket, direction);
         if !socket.pending.push(work.head.method) || work.decisions >= DECISIONS {
             count(Counter::DecisionsBeyondLimit);
             lose(&mut socket.streams[direction]);
@@ -88,10 +89,6 @@ fn complete(work: &mut Work, socket: &mut Socket, direction: usize) -> u32 {
         }
         place_decision(work);
     } else {
-        let interim = matches!(framing, Framing::Interim);
-        if !interim {
-            socket.pending.pop();
-        }
         if receive {
             decide::read(work, socket, true);
         }
@@ -119,6 +116,10 @@ fn complete(work: &mut Work, socket: &mut Socket, direction: usize) -> u32 {
         }
     };
     socket.streams[direction].phase = phase as u8;
+    // After the end of the response: who finds no request waiting takes that for the end of the newest.
+    if !is_request && !matches!(framing, Framing::Interim) {
+        socket.pending.pop();
+    }
     if matches!(framing, Framing::Upgrade) {
         finish_request(work.sk, socket);
         return DONE;
@@ -138,11 +139,26 @@ fn complete(work: &mut Work, socket: &mut Socket, direction: usize) -> u32 {
     }
 }
 
+/// After a change of direction, when bytes of the other one passed unseen behind its last message: they were the responses to the requests that seem to
+/// wait. Left waiting, they would keep all later requests of the connection open.
+#[inline(always)]
+fn forget_answered(work: &Work, socket: &mut Socket, direction: usize) {
+    let other = &socket.streams[direction ^ 1];
+    if work.turned != 0
+        && work.decisions == 0
+        && other.phase == Phase::Body as u8
+        && other.state.position > other.message_end
+    {
+        socket.pending = Pending::default();
+    }
+}
+
 /// The response to the oldest request is complete: the request is over when no other waits.
 #[inline(always)]
 pub(super) fn finish_request(sk: u64, socket: &mut Socket) {
+    let at = context::place(socket);
     if socket.request.flags & request_flags::OPEN != 0 && socket.pending.count() == 0 {
-        context::close(sk, socket);
+        context::close(sk, socket, at);
     }
 }
 
@@ -150,12 +166,16 @@ pub(super) fn finish_request(sk: u64, socket: &mut Socket) {
 /// splice or sendfile. The connection's positions have to be up to date.
 #[inline(always)]
 pub(crate) fn settle(sk: u64, socket: &mut Socket) {
+    // Another CPU may read the next request meanwhile.
+    let at = context::place(socket);
     let sent = &socket.streams[Direction::Send as usize];
     if sent.phase == Phase::Body as u8
         && sent.state.position >= sent.message_end
         && socket.role == Role::Server as u8
+        && socket.request.flags & request_flags::OPEN != 0
+        && socket.pending.count() == 0
     {
-        finish_request(sk, socket);
+        context::close(sk, socket, at);
     }
 }
 

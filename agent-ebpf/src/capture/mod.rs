@@ -170,6 +170,7 @@ fn follow(level: u32, work: *mut Work, turn: bool) {
     work.shipped = 0;
     work.untold = 0;
     work.turn = u32::from(turn);
+    work.turned = work.turn;
     work.value_at = GONE;
     work.releases = 0;
     for _ in 0..STEPS {

@@ -160,7 +160,7 @@ pub(crate) fn server(work: &mut Work, socket: &mut Socket) {
 
     let several = socket.request.flags & request_flags::OPEN != 0;
     if several {
-        context::close(work.sk, socket);
+        context::close(work.sk, socket, context::place(socket));
     }
     if socket.role == Role::Unknown as u8 {
         socket.role = Role::Server as u8;

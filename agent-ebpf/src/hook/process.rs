@@ -88,7 +88,7 @@ fn fork(parent: u64, child: u64) {
         return;
     }
     // The id may have been another process's.
-    select::forget(child_tgid);
+    select::forget_former(child_tgid);
     emit::record(&Fork {
         header: emit::header(Kind::Fork, size_of::<Fork>(), conn::now(), 0),
         process_start_ns: task::process_start(child),

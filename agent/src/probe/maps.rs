@@ -86,7 +86,7 @@ pub struct Selection(Array<MapData, u64>);
 impl Selection {
     /// Writes the verdict on a process; thread group ids beyond the kernel's limit of 2^22 do not exist and are ignored.
     ///
-    /// The kernel's hooks write the word too, at fork and exit of its 32 processes, so the word is read again until it holds what was meant.
+    /// The kernel's hooks write the word too, when one of its 32 processes is new or runs another program, so the word is read again until it holds what was meant.
     ///
     /// # Errors
     /// When the system call fails.

@@ -118,6 +118,7 @@ fn shared_by_several(context: &mut Context) -> Result<()> {
         assert_eq!(call.trace_id() == trace, linked, "{}", call.line());
     }
     if statistics.get("programs_missed") == 0 {
+        assert!(links.missing > 0, "nothing was open at one time: {links:?}");
         assert_eq!(
             statistics.get("links_ambiguous"),
             links.missing as u64,

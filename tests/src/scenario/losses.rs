@@ -116,9 +116,9 @@ fn requests_contended(context: &mut Context) -> Result<()> {
         .clients()
         .filter(|span| span.path().starts_with("/b/"));
     let expected = load::Links {
-        right: FRESH as usize + 1,
+        right: requests as usize,
         wrong: 0,
-        missing: KEPT as usize - 1,
+        missing: 0,
     };
     let links = load::judge(&spans, &calls, "threads");
     assert_eq!(links, expected, "{}", spans.render());

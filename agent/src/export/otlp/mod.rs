@@ -344,6 +344,9 @@ impl Client {
 /// The next step for somebody whose collector cannot be reached.
 fn hint(endpoint: &str, is_http: bool, reason: &str) -> &'static str {
     // Words of rustls, `Error::InvalidCertificate`.
+    if reason.contains("invalid peer certificate") && !reason.contains("UnknownIssuer") {
+        return "the collector's certificate must be valid now, and for the endpoint's host name";
+    }
     if reason.contains("invalid peer certificate") {
         return "OTEL_EXPORTER_OTLP_CERTIFICATE names the authorities that are trusted, or else the public ones are";
     }

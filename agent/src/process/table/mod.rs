@@ -156,7 +156,7 @@ impl<S: ProcSource> ProcessTable<S> {
                     .map(|entry| (entry.program, entry.choice))?;
                 let entry = self.enter(place_of(key))?;
                 (entry.original, entry.choice) = (Some((parent, program)), choice);
-                // The kernel copies the verdict too; a fork while the parent's was still being written has none.
+                // The kernel knows nothing of it yet: what the child says before this is not traced where processes are selected.
                 choice.map(|choice| (key.tgid, choice.into()))
             }
             ProcessChange::Exec { key } => {
