@@ -10,6 +10,9 @@ pub mod doctor;
 pub mod event;
 pub mod exchange;
 pub mod export;
+#[cfg(any(test, feature = "testing"))]
+#[doc(hidden)]
+pub mod fuzzing;
 pub mod inject;
 pub mod kernel;
 pub mod pipeline;

@@ -1,9 +1,5 @@
-//! `/proc/<pid>/cgroup`.
 #![no_main]
 
-use libfuzzer_sys::fuzz_target;
-use undertrace::process::cgroup::Place;
-
-fuzz_target!(|text: &str| {
-    let _ = Place::parse(text);
+libfuzzer_sys::fuzz_target!(|bytes: &[u8]| {
+    undertrace::fuzzing::cgroup(bytes);
 });

@@ -417,13 +417,23 @@ fn words(bytes: &[u8; NAME_LIMIT + 1]) -> [u64; 3] {
     all
 }
 
-/// Reads one header of a head, name and value without white space around them, into `head`, which holds what the others said. The caller looks
-/// for `traceparent` itself.
+/// Which fields of a table were seen in a head so far, one bit for each.
 #[cfg(not(target_arch = "bpf"))]
-pub fn read(table: &[Field], name: &[u8], value: &[u8], head: &mut Head) {
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Seen(u32);
+
+/// Reads one header of a head, name and value without white space around them, into `head`, which holds what the others said, as `seen` does.
+/// The caller looks for `traceparent` itself.
+#[cfg(not(target_arch = "bpf"))]
+pub fn read(table: &[Field], name: &[u8], value: &[u8], head: &mut Head, seen: &mut Seen) {
     let value = Value(value);
-    for field in table.iter().filter(|field| field.is_named(name)) {
-        take(&value, head, field, 0, 1, |at| digits(&value, at));
+    for (index, field) in table.iter().enumerate().take(FIELDS) {
+        if field.is_named(name) {
+            let again = seen.0 >> index & 1;
+            seen.0 |= 1 << index;
+            let count = 1 + u64::from(again);
+            take(&value, head, field, 0, count, |at| digits(&value, at));
+        }
     }
 }
 

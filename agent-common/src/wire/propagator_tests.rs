@@ -41,9 +41,10 @@ fn carried(head: &Head) -> Carried {
 
 /// As user space reads it: header by header.
 fn by_headers(headers: &[(&str, &str)]) -> Carried {
-    let mut head = Head::default();
+    let (mut head, mut seen) = (Head::default(), Seen::default());
     for (name, value) in headers {
-        read(&table(), name.as_bytes(), value.as_bytes(), &mut head);
+        let (name, value) = (name.as_bytes(), value.as_bytes());
+        read(&table(), name, value, &mut head, &mut seen);
     }
     carried(&head)
 }
@@ -269,15 +270,34 @@ fn leaves_a_request_alone_that_has_any_traceparent() {
             ..Head::default()
         };
         let before = head;
-        read(&table, b"uber-trace-id", b"1f:2:0:1", &mut head);
+        let seen = &mut Seen::default();
+        read(&table, b"uber-trace-id", b"1f:2:0:1", &mut head, seen);
         assert_eq!(head, before);
         // Seen later, it outranks what was there before.
         let mut head = Head::default();
-        read(&table, b"uber-trace-id", b"1f:2:0:1", &mut head);
+        let seen = &mut Seen::default();
+        read(&table, b"uber-trace-id", b"1f:2:0:1", &mut head, seen);
         assert!(is_complete(&head));
         head.flags |= flag;
         assert!(!is_complete(&head));
     }
+}
+
+/// The caller's decision has no id of which a second one would show.
+#[test]
+fn takes_nothing_where_a_header_is_there_twice() {
+    let ids = [
+        ("x-b3-traceid", "80f198ee56343ba864fe8b2a57d3eff7"),
+        ("x-b3-spanid", "e457b5a2e4d86bd1"),
+    ];
+    for (name, value) in [("x-b3-sampled", "1"), ("x-b3-flags", "1")] {
+        let once = [ids[0], ids[1], (name, value)];
+        assert_reads(&once, Some((TRACE, SPAN, Some(true))));
+        assert_reads(&[ids[0], (name, value), ids[1], (name, value)], None);
+    }
+    // Debug is a decision of its own and contradicts no other header.
+    let both = [ids[0], ids[1], ("x-b3-sampled", "1"), ("x-b3-flags", "1")];
+    assert_reads(&both, Some((TRACE, SPAN, Some(true))));
 }
 
 /// 200 lines of four bytes: no head has as many in one block.
@@ -353,7 +373,8 @@ fn headers() -> impl Strategy<Value = Vec<(String, String)>> {
 }
 
 proptest! {
-    /// The kernel, which sees blocks cut anywhere, and user space, which sees headers, agree: on lines that the kernel keeps, at least.
+    /// The kernel, which sees blocks cut anywhere, and user space, which sees headers, agree: on lines that the kernel keeps, at least. Headers
+    /// that are there twice are counted by the block.
     #[test]
     fn blocks_cut_anywhere_say_what_headers_say(
         headers in headers(),
@@ -364,8 +385,14 @@ proptest! {
             .map(|(name, value)| (name.as_str(), value.as_str()))
             .collect();
         let text = text(&headers);
+        let mut names: Vec<String> = headers.iter().map(|(name, _)| name.to_lowercase()).collect();
+        names.sort_unstable();
+        names.dedup();
         let mut cuts: Vec<usize> = cuts.iter().map(|cut| cut.index(text.len())).collect();
         cuts.sort_unstable();
+        if names.len() < headers.len() {
+            cuts.clear();
+        }
         let mut pieces = Vec::new();
         let mut rest = text.as_slice();
         for cut in cuts.iter().rev() {
@@ -379,9 +406,9 @@ proptest! {
 
     #[test]
     fn any_bytes_give_a_head(name in prop::collection::vec(any::<u8>(), 0..24), value in prop::collection::vec(any::<u8>(), 0..160)) {
-        let mut head = Head::default();
-        read(&table(), &name, &value, &mut head);
-        read(&table(), b"b3", &value, &mut head);
+        let (mut head, mut seen) = (Head::default(), Seen::default());
+        read(&table(), &name, &value, &mut head, &mut seen);
+        read(&table(), b"b3", &value, &mut head, &mut seen);
         prop_assert!(carried(&head).is_none_or(|(trace, span, _)| trace != 0 && span != 0));
     }
 

@@ -30,6 +30,14 @@ pub enum Refused {
         /// Bytes that were there.
         bytes: usize,
     },
+    /// It speaks of bytes behind the last position that a stream can have.
+    #[error("record of {bytes} bytes at position {position}, where no stream gets to")]
+    Position {
+        /// Of the first byte.
+        position: u64,
+        /// Bytes from there.
+        bytes: u32,
+    },
 }
 
 /// The event in `record`, which begins at a multiple of eight bytes in memory. Bytes behind [`Header::length`] are ignored.
@@ -58,6 +66,10 @@ pub fn decode(record: &[u8]) -> Result<Event<'_>, Refused> {
                 .ok()
                 .and_then(|captured| rest.get(..captured))
                 .ok_or(length)?;
+            let (position, bytes) = (header.position, segment.length.max(segment.captured));
+            if position.checked_add(bytes.into()).is_none() {
+                return Err(Refused::Position { position, bytes });
+            }
             Event::Segment(segment, payload)
         }
         Kind::Decision => Event::Decision(view(record).ok_or(length)?),
@@ -92,7 +104,7 @@ pub fn decode_counted<'a>(record: &'a [u8], counters: &Counters) -> Option<Event
         Err(refused) => {
             match refused {
                 Refused::UnknownKind { .. } => counters.records_unknown_kind.increment(),
-                Refused::Version { .. } | Refused::Length { .. } => {
+                Refused::Version { .. } | Refused::Length { .. } | Refused::Position { .. } => {
                     counters.records_malformed.increment();
                 }
             }
@@ -262,6 +274,20 @@ pub(super) mod tests {
         assert_eq!(counters.records.get(), 3);
         assert_eq!(counters.records_unknown_kind.get(), 1);
         assert_eq!(counters.records_malformed.get(), 1);
+    }
+
+    #[test]
+    fn refuses_bytes_behind_the_last_position() {
+        let mut bytes = record(Kind::Segment, &[0], b"GET /").bytes().to_vec();
+        let at = std::mem::offset_of!(Header, position);
+        bytes[at..at + 8].copy_from_slice(&(u64::MAX - 5).to_ne_bytes());
+        assert!(decode(Aligned::new(&bytes).bytes()).is_ok());
+        let position = u64::MAX - 4;
+        bytes[at..at + 8].copy_from_slice(&position.to_ne_bytes());
+        assert_eq!(
+            decode(Aligned::new(&bytes).bytes()).err(),
+            Some(Refused::Position { position, bytes: 5 })
+        );
     }
 
     #[test]

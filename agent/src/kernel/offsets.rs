@@ -217,12 +217,12 @@ impl TryFrom<Stored> for Offsets {
 }
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     use super::*;
     use crate::kernel::btf::tests::Encoder;
 
     /// The smallest kernel that has every required member and nothing else. `change` may alter (struct, member, width).
-    fn kernel(change: impl Fn(&mut (&'static str, &'static str, u32))) -> Vec<u8> {
+    pub(crate) fn kernel(change: impl Fn(&mut (&'static str, &'static str, u32))) -> Vec<u8> {
         let required = FIELDS.iter().filter(|field| field.required);
         let members = required.map(|field| {
             let (structure, path) = field.candidates[0];

@@ -32,11 +32,13 @@ pub(super) struct Tally {
     pub(super) distance: u64,
 }
 
-/// One line for each sum that does not hold.
+/// One line for each sum that does not hold. Sums wrap around as the counters do: positions of a damaged recording may be any numbers.
 pub(super) fn discrepancies(counters: &Counters, tally: Tally, open: Open) -> Vec<String> {
     let mut lines = Vec::new();
     let mut check = |name: &str, left: u64, parts: &[(&str, u64)]| {
-        let right: u64 = parts.iter().map(|(_, value)| value).sum();
+        let right = parts
+            .iter()
+            .fold(0_u64, |sum, (_, value)| sum.wrapping_add(*value));
         if left != right {
             let parts: Vec<String> = parts
                 .iter()
@@ -50,7 +52,7 @@ pub(super) fn discrepancies(counters: &Counters, tally: Tally, open: Open) -> Ve
     };
     check(
         "bytes that passed",
-        tally.distance + open.distance,
+        tally.distance.wrapping_add(open.distance),
         &[
             ("parsed", counters.stream_bytes.get()),
             ("passed over", counters.stream_passed_bytes.get()),

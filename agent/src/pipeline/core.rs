@@ -147,7 +147,7 @@ impl Core {
 
     /// A connection is over, on which so many bytes passed.
     pub(super) fn passed(&mut self, bytes: u64) {
-        self.tally.distance += bytes;
+        self.tally.distance = self.tally.distance.wrapping_add(bytes);
     }
 
     /// A decision was read for the first time.

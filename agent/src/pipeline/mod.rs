@@ -119,8 +119,8 @@ impl Pipeline {
             open.exchanges += tracked.open_exchanges();
             open.decisions += tracked.open_decisions();
             open.resent += tracked.open_retransmissions();
-            open.distance += tracked.distance();
-            open.lag += tracked.lag();
+            open.distance = open.distance.wrapping_add(tracked.distance());
+            open.lag = open.lag.wrapping_add(tracked.lag());
         }
         self.core.balance(open)
     }

@@ -28,6 +28,9 @@ impl Place {
             else {
                 continue;
             };
+            if !path.starts_with('/') {
+                continue;
+            }
             let path = path.strip_suffix(" (deleted)").unwrap_or(path);
             let path = below_common_group(path);
             place.take(path);
@@ -278,6 +281,7 @@ mod tests {
             "/system.slice/a.service"
         );
         assert_eq!(place("0::/").path, "/");
+        assert_eq!(place("0::a.service"), Place::default(), "no path");
         assert_eq!(
             place("0::/system.slice/a.service (deleted)").path,
             "/system.slice/a.service"

@@ -11,6 +11,8 @@ use std::{fs::File, ops::Range, os::unix::fs::FileExt};
 const MAX_SECTIONS: usize = 1024;
 /// Bytes of section names that are read.
 const MAX_NAMES: usize = 64 << 10;
+/// Bytes of one section's name that are kept: all names may be said to be one and the same long text.
+const MAX_NAME: usize = 256;
 /// Bytes of a section that are searched: the strings of the largest known program (Node.js) take 6 MB.
 const MAX_SEARCHED: u64 = 16 << 20;
 /// Bytes of the symbols for the loader that are read; nginx has 1,400 symbols of 24 bytes.
@@ -98,6 +100,7 @@ fn headers(image: &(impl ReadAt + ?Sized)) -> Option<Vec<Section>> {
     let names = exactly(image, long(name_table, 24)?, name_bytes)?;
     let section = |entry: &[u8; 64]| {
         let name = names.get(word(entry, 0)? as usize..)?;
+        let name = name.get(..MAX_NAME).unwrap_or(name);
         let name = name.split(|byte| *byte == 0).next()?;
         let kind = word(entry, 4)?;
         let contents = kind != 0 && kind != NO_BITS;
@@ -173,7 +176,9 @@ pub fn function(image: &(impl ReadAt + ?Sized), name: &str) -> Option<Range<u64>
     let named = |symbol: &&[u8; 24]| {
         let at = u32::from_le_bytes([symbol[0], symbol[1], symbol[2], symbol[3]]) as usize;
         let text = names.get(at..).unwrap_or_default();
-        text.split(|byte| *byte == 0).next() == Some(name.as_bytes())
+        // No search for the name's end: it may be megabytes away, for each symbol.
+        text.strip_prefix(name.as_bytes())
+            .is_some_and(|rest| matches!(rest.first(), None | Some(0)))
     };
     let symbol = symbols.iter().find(named)?;
     let long = |at: usize| {
@@ -266,8 +271,33 @@ pub(crate) mod tests {
         assert_eq!(of("first"), Some(0x4000..0x4020));
         assert_eq!(of("second"), None, "it is imported");
         assert_eq!(of("firs"), None);
+        let cut = image(&[(".dynsym", &symbols), (".dynstr", b"\0first")]);
+        let found = function(cut.as_slice(), "first");
+        assert_eq!(found, Some(0x4000..0x4020), "the last name has no end");
         assert_eq!(entry(bytes.as_slice()), Some(0));
         assert_eq!(entry(b"#!/bin/sh\n".as_slice()), None);
+    }
+
+    #[test]
+    fn keeps_no_more_of_a_name_than_any_section_has() {
+        let long = "n".repeat(MAX_NAME + 1);
+        let mut bytes = image(&[(long.as_str(), b"?".as_slice()); 40]);
+        // All names are the same text, which no zero ends before the last one.
+        let table = bytes.len() - 42 * 64;
+        for entry in bytes[table + 64..].chunks_exact_mut(64).take(40) {
+            entry[..4].copy_from_slice(&11_u32.to_le_bytes());
+        }
+        let names = bytes[64 + 40..table].iter_mut().skip(11);
+        names
+            .filter(|byte| **byte == 0)
+            .for_each(|byte| *byte = b'n');
+        let found = sections(bytes.as_slice());
+        assert_eq!(found.len(), 41);
+        assert!(
+            found[..40]
+                .iter()
+                .all(|section| section.name.len() == MAX_NAME)
+        );
     }
 
     #[test]

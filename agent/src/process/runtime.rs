@@ -99,10 +99,11 @@ pub fn recognise(image: &(impl ReadAt + ?Sized)) -> Runtime {
     let sections = sections(image);
     let fits = |mark: &&Mark| {
         let named = |section: &&Section| section.name == mark.section;
+        // No linker writes two of one name, and each one that is searched may be said to be the whole file.
         sections
             .iter()
-            .filter(named)
-            .any(|section| holds(image, section, mark.text))
+            .find(named)
+            .is_some_and(|section| holds(image, section, mark.text))
     };
     MARKS
         .iter()

@@ -115,7 +115,7 @@ impl Encoder {
 }
 
 /// A kernel in small: the shapes that the real one has, each of them once.
-fn sample() -> Encoder {
+pub(crate) fn sample() -> Encoder {
     let mut to = Encoder::new();
     let int = to.int("int", 4);
     let short = to.int("short unsigned int", 2);

@@ -124,13 +124,15 @@ impl Tracked {
 
     /// Bytes that passed, in both directions.
     pub(super) fn distance(&self) -> u64 {
-        self.connection.streams.iter().map(Stream::distance).sum()
+        let [received, sent] = self.connection.streams.each_ref().map(Stream::distance);
+        received.wrapping_add(sent)
     }
 
     /// Of those, the ones of which no parser was told yet.
     pub(super) fn lag(&self) -> u64 {
         let lag = |stream: &Stream| stream.known().position.saturating_sub(stream.next());
-        self.connection.streams.iter().map(lag).sum()
+        let [received, sent] = self.connection.streams.each_ref().map(lag);
+        received.wrapping_add(sent)
     }
 
     /// Whether time alone can change something here.

@@ -3,7 +3,7 @@ use proptest::prelude::*;
 use super::*;
 use crate::{
     process::ProcessKey,
-    protocol::{Item, Mark},
+    protocol::{HEAD_LIMIT, Item, Mark},
 };
 
 /// What a parser finds in requests that arrive in these pieces, all at the same time.
@@ -44,6 +44,33 @@ fn gives_up_a_method_of_more_than_32_bytes_wherever_it_is_cut() {
     for cut in 1..text.len() {
         let (first, second) = text.as_bytes().split_at(cut);
         assert_eq!(items(&[first, second]), whole, "cut at {cut}");
+    }
+}
+
+#[test]
+fn judges_the_first_line_of_a_head_that_is_too_long_wherever_it_is_cut() {
+    let lines = "A: b\r\n".repeat(HEAD_LIMIT / 6 + 1);
+    let long = format!("GET /{} HTTP/1.1\r\n\r\n", "a".repeat(HEAD_LIMIT));
+    for (text, expected) in [
+        (
+            format!("GET / HTTP/1.1\r\n{lines}\r\n"),
+            Item::OverLimit(Side::Request),
+        ),
+        (long, Item::OverLimit(Side::Request)),
+        (format!("GET / no HTTP\r\n{lines}\r\n"), Item::NotThis),
+        (format!("no HTTP\r\n{lines}"), Item::NotThis),
+    ] {
+        let whole = items(&[text.as_bytes()]);
+        assert_eq!(whole, [expected], "{}", &text[..16]);
+        for cut in [1, 6, 20, HEAD_LIMIT - 1, HEAD_LIMIT, HEAD_LIMIT + 1] {
+            let (first, second) = text.as_bytes().split_at(cut.min(text.len()));
+            assert_eq!(
+                items(&[first, second]),
+                whole,
+                "{} cut at {cut}",
+                &text[..16]
+            );
+        }
     }
 }
 

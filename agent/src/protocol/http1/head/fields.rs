@@ -30,6 +30,7 @@ pub(super) struct Fields<'a> {
     pub(super) upgrade: bool,
     propagators: &'a [Field],
     carried: Head,
+    carried_seen: propagator::Seen,
 }
 
 impl<'a> Fields<'a> {
@@ -70,6 +71,7 @@ impl<'a> Fields<'a> {
                 name,
                 value.trim_ascii(),
                 &mut self.carried,
+                &mut self.carried_seen,
             );
         }
         match first | 0x20 {

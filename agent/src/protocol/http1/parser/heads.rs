@@ -69,14 +69,14 @@ impl Http1Parser {
                     head.extend_from_slice(rest);
                     self.head_complete(side, &head, end, items);
                 } else {
-                    self.lose(side, Item::OverLimit(side), items);
+                    self.too_long(side, rest, items);
                 }
                 length
             }
             None => {
                 half.next += bytes.len() as u64;
                 if half.head.len() + bytes.len() > HEAD_LIMIT {
-                    self.lose(side, Item::OverLimit(side), items);
+                    self.too_long(side, bytes, items);
                     return bytes.len();
                 }
                 half.head.extend_from_slice(bytes);
@@ -87,6 +87,19 @@ impl Http1Parser {
                 }
                 bytes.len()
             }
+        }
+    }
+
+    /// The head goes on with `bytes` and gets too long: it is given up, unless its first line tells that it is none.
+    fn too_long(&mut self, side: Side, bytes: &[u8], items: &mut Vec<Item>) {
+        let half = self.half_mut(side);
+        let mut head = mem::take(&mut half.head);
+        // The first bytes only, so that it does not matter how many came at once.
+        head.extend(bytes.iter().take(HEAD_LIMIT - head.len()));
+        if half.in_first_line && !plausible(side, &head) {
+            self.unrecognised(side, items);
+        } else {
+            self.lose(side, Item::OverLimit(side), items);
         }
     }
 
