@@ -179,7 +179,7 @@ impl Core {
     /// An exchange is over.
     pub(super) fn exchange(
         &mut self,
-        mut exchange: Exchange,
+        exchange: &mut Exchange,
         kind: SpanKind,
         endpoints: Option<&Endpoints>,
     ) {
@@ -193,18 +193,18 @@ impl Core {
         if exchange.decided.is_none() {
             self.counters.messages_undecided.increment();
         }
-        if self.excludes(&exchange) {
+        if self.excludes(exchange) {
             self.counters.exchanges_excluded.increment();
             return;
         }
         if kind == SpanKind::Client {
-            exchange.previous = self.retries.note(&exchange, &self.counters);
+            exchange.previous = self.retries.note(exchange, &self.counters);
         }
         let process = exchange.request.process;
         match self.processes.get(&process).cloned() {
-            Some(resource) => self.make_span(&exchange, kind, endpoints, &resource),
+            Some(resource) => self.make_span(exchange, kind, endpoints, &resource),
             None => self.waiting.push_back(Waiting {
-                subject: Subject::Exchange(Box::new(exchange)),
+                subject: Subject::Exchange(Box::new(exchange.clone())),
                 kind,
                 endpoints: endpoints.cloned().map(Box::new),
                 process,

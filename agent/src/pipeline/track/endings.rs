@@ -109,9 +109,9 @@ impl Tracked {
             let mut expired = std::mem::take(&mut core.finished);
             self.exchanges.expire(before_ns, core.now_ns, &mut expired);
             self.overdue |= !expired.is_empty();
-            for exchange in expired.drain(..) {
+            for mut exchange in expired.drain(..) {
                 core.exchange(
-                    exchange,
+                    &mut exchange,
                     kind(requests),
                     self.connection.endpoints.as_deref(),
                 );

@@ -113,13 +113,9 @@ impl Tracked {
     }
 
     pub(super) fn finish_exchanges(&mut self, requests: Direction, core: &mut Core) {
-        while let Some(exchange) = self.exchanges.pop() {
-            core.exchange(
-                exchange,
-                kind(requests),
-                self.connection.endpoints.as_deref(),
-            );
-        }
+        let endpoints = self.connection.endpoints.as_deref();
+        self.exchanges
+            .finish(|exchange| core.exchange(exchange, kind(requests), endpoints));
     }
 
     pub(super) fn unobserved(&self, decided: Decided, core: &mut Core) {

@@ -196,15 +196,26 @@ impl Tracked {
     }
 
     fn extent(&mut self, direction: Direction, extent: &Extent, core: &mut Core) {
+        if self.extents.is_empty()
+            && let Speech::Parsed(parser, requests) = &mut self.speech
+        {
+            parser.extent(side_of(direction, *requests), extent, &mut core.items);
+            self.note(core);
+            return;
+        }
         self.extents.push(direction, *extent);
         self.pass_extents(core);
     }
 
     /// Hands the ends of messages to the parser, when there is one.
+    #[inline]
     fn pass_extents(&mut self, core: &mut Core) {
-        if self.extents.is_empty() {
-            return;
+        if !self.extents.is_empty() {
+            self.pass_waiting_extents(core);
         }
+    }
+
+    fn pass_waiting_extents(&mut self, core: &mut Core) {
         if let Speech::Parsed(parser, requests) = &mut self.speech {
             for (direction, extent) in self.extents.take() {
                 let side = side_of(direction, *requests);
