@@ -15,7 +15,7 @@ use crate::{
     process::{ProcessFacts, ProcessKey, Resource},
     protocol::{Item, http1::Method},
     sample,
-    span::{self, Span, SpanKind, clock::Clocks, conventions},
+    span::{self, Span, SpanKind, clock::Clocks, conventions, http::Common},
     telemetry::Counters,
 };
 
@@ -182,6 +182,7 @@ impl Core {
         exchange: &mut Exchange,
         kind: SpanKind,
         endpoints: Option<&Endpoints>,
+        common: &mut Common,
     ) {
         self.counters.exchanges.increment();
         if let Some(decided) = &exchange.decided
@@ -202,7 +203,7 @@ impl Core {
         }
         let process = exchange.request.process;
         match self.processes.get(&process).cloned() {
-            Some(resource) => self.make_span(exchange, kind, endpoints, &resource),
+            Some(resource) => self.make_span(exchange, kind, endpoints, &resource, common),
             None => self.waiting.push_back(Waiting {
                 subject: Subject::Exchange(Box::new(exchange.clone())),
                 kind,
@@ -268,21 +269,22 @@ impl Core {
         let endpoints = waiting.endpoints.as_deref();
         match &waiting.subject {
             Subject::Exchange(exchange) => {
-                self.make_span(exchange, waiting.kind, endpoints, resource);
+                let mut common = Common::default();
+                self.make_span(exchange, waiting.kind, endpoints, resource, &mut common);
             }
             Subject::Unobserved(decided) => {
                 let context = Context::of(decided, None);
                 let clock = self.clocks.of(&context.trace_id);
                 let time_unix_ns = clock.to_unix_ns(decided.time_ns);
-                self.emit(&context, || {
-                    span::http::unobserved(
+                if self.keeps(&context) {
+                    self.ready.push(span::http::unobserved(
                         &context,
                         waiting.kind,
                         endpoints,
                         time_unix_ns,
                         resource,
-                    )
-                });
+                    ));
+                }
             }
         }
     }
@@ -293,6 +295,7 @@ impl Core {
         kind: SpanKind,
         endpoints: Option<&Endpoints>,
         resource: &Resource,
+        common: &mut Common,
     ) {
         let context = match &exchange.decided {
             Some(decided) => {
@@ -317,18 +320,18 @@ impl Core {
             self.counters.links_rejected.increment();
         }
         let clock = self.clocks.of(&context.trace_id);
-        let record_query = self.config.record_query;
-        self.emit(&context, || {
-            span::http::span(&span::http::Parts {
+        if self.keeps(&context) {
+            let parts = span::http::Parts {
                 exchange,
                 kind,
                 endpoints,
                 context: &context,
                 clock,
                 resource,
-                record_query,
-            })
-        });
+                record_query: self.config.record_query,
+            };
+            self.ready.push(span::http::span(&parts, common));
+        }
     }
 
     /// The parent's end may have become known only after the request was seen.
@@ -343,12 +346,10 @@ impl Core {
             .and_then(Verdict::reason)
     }
 
-    /// Makes a span, if its trace is sampled; counts it in any case.
-    fn emit(&mut self, context: &Context, span: impl FnOnce() -> Span) {
+    /// Counts a span; whether it need be made, because its trace is sampled.
+    fn keeps(&self, context: &Context) -> bool {
         self.counters.spans.increment();
-        if sample::keeps(context.flags, &self.counters) {
-            self.ready.push(span());
-        }
+        sample::keeps(context.flags, &self.counters)
     }
 }
 

@@ -13,6 +13,7 @@ use crate::{
         core::{Core, nanoseconds},
         feed::{Feed, Speech},
     },
+    span::http::Common,
 };
 
 /// How long a decision whose message was passed over is kept, should the message come after all.
@@ -61,6 +62,10 @@ impl Tracked {
         self.resent.expire(core.now_ns, &core.counters);
         self.expire(core);
         self.account(core);
+        if !self.is_active() {
+            // Thousands of connections may rest.
+            self.common = Common::default();
+        }
         true
     }
 
@@ -114,6 +119,7 @@ impl Tracked {
                     &mut exchange,
                     kind(requests),
                     self.connection.endpoints.as_deref(),
+                    &mut self.common,
                 );
             }
             core.finished = expired;

@@ -114,8 +114,9 @@ impl Tracked {
 
     pub(super) fn finish_exchanges(&mut self, requests: Direction, core: &mut Core) {
         let endpoints = self.connection.endpoints.as_deref();
+        let common = &mut self.common;
         self.exchanges
-            .finish(|exchange| core.exchange(exchange, kind(requests), endpoints));
+            .finish(|exchange| core.exchange(exchange, kind(requests), endpoints, common));
     }
 
     pub(super) fn unobserved(&self, decided: Decided, core: &mut Core) {
