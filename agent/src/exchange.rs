@@ -265,16 +265,18 @@ impl Exchanges {
         self.queue.front().is_some_and(Exchange::is_done)
     }
 
-    /// The next exchange that is over, oldest first.
-    pub fn pop(&mut self) -> Option<Exchange> {
-        while self.has_finished() {
-            let exchange = self.queue.pop_front()?;
-            if !exchange.reported {
-                return Some(exchange);
+    /// Hands out the exchanges that are over, oldest first, each where it lies: they are too large to be moved about.
+    pub fn finish(&mut self, mut each: impl FnMut(&mut Exchange)) {
+        while let Some(exchange) = self.queue.front_mut()
+            && exchange.is_done()
+        {
+            if exchange.reported {
+                self.reported -= 1;
+            } else {
+                each(exchange);
             }
-            self.reported -= 1;
+            self.queue.pop_front();
         }
-        None
     }
 
     /// Requests that nobody answered since `before_ns`: each once. A late response is still taken off the queue in its turn.

@@ -50,7 +50,7 @@ impl Exporter {
         self.queue.push(std::mem::take(spans));
         while !self.queue.is_empty() {
             if let Some(batch) = self.runtime.block_on(self.queue.next_batch()) {
-                self.encoded_bytes += self.encoder.encode(&batch).len() as u64;
+                self.encoded_bytes += self.encoder.encode(batch.iter()).len() as u64;
             }
         }
         self.cost.add(self.meter.read().since(before));

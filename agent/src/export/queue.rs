@@ -70,11 +70,44 @@ pub struct Queue {
 
 #[derive(Debug, Default)]
 struct State {
-    spans: VecDeque<Span>,
+    /// As they were pushed, so that no span is moved; none is empty.
+    chunks: VecDeque<Chunk>,
+    /// Spans in all of them.
+    spans: usize,
+    /// Their bytes.
     bytes: usize,
     /// When the oldest span of an otherwise empty queue came.
     waiting_since: Option<Instant>,
     closed: bool,
+}
+
+#[derive(Debug)]
+struct Chunk {
+    spans: Vec<Span>,
+    bytes: usize,
+}
+
+/// Spans that leave together, in order.
+#[derive(Debug, Default)]
+pub struct Batch(Vec<Vec<Span>>);
+
+impl Batch {
+    /// Its spans.
+    pub fn iter(&self) -> impl Iterator<Item = &Span> {
+        self.0.iter().flatten()
+    }
+
+    /// How many they are.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.0.iter().map(Vec::len).sum()
+    }
+
+    /// Whether there is none.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
 }
 
 impl Queue {
@@ -89,45 +122,64 @@ impl Queue {
     }
 
     /// Takes as many spans as there is room for, in order; returns how many were dropped. Never waits for the consumer.
-    pub fn push(&self, spans: Vec<Span>) -> usize {
+    pub fn push(&self, mut spans: Vec<Span>) -> usize {
         let mut state = self.lock();
-        let was_empty = state.spans.is_empty();
-        let mut dropped = 0;
-        for span in spans {
-            let bytes = estimated_bytes(&span);
-            if state.closed
-                || state.spans.len() >= self.limits.spans
-                || state.bytes.saturating_add(bytes) > self.limits.bytes
-            {
-                dropped += 1;
-                continue;
-            }
-            state.bytes += bytes;
-            state.spans.push_back(span);
+        let was_empty = state.spans == 0;
+        let pushed = spans.len();
+        let mut bytes = spans.iter().map(estimated_bytes).sum();
+        if state.closed
+            || state.spans + spans.len() > self.limits.spans
+            || state.bytes.saturating_add(bytes) > self.limits.bytes
+        {
+            bytes = self.retain_fitting(&state, &mut spans);
         }
-        if was_empty && !state.spans.is_empty() {
+        let count = spans.len();
+        if spans.capacity() > 2 * count {
+            spans.shrink_to_fit();
+        }
+        if count > 0 {
+            state.spans += count;
+            state.bytes += bytes;
+            state.chunks.push_back(Chunk { spans, bytes });
+        }
+        if was_empty && count > 0 {
             state.waiting_since = Some(Instant::now());
         }
         if was_empty || self.is_batch(&state) {
             self.changed.notify_one();
         }
-        dropped
+        pushed - count
+    }
+
+    /// Leaves out the spans for which there is no room; gives the bytes of the others.
+    fn retain_fitting(&self, state: &State, spans: &mut Vec<Span>) -> usize {
+        let (mut count, mut bytes) = (state.spans, state.bytes);
+        spans.retain(|span| {
+            let with_it = bytes.saturating_add(estimated_bytes(span));
+            let fits = !state.closed && count < self.limits.spans && with_it <= self.limits.bytes;
+            if fits {
+                count += 1;
+                bytes = with_it;
+            }
+            fits
+        });
+        bytes - state.bytes
     }
 
     /// The next batch: as soon as there is a full one, or when the first span has waited long enough, or at once after [`Queue::close`].
     /// `None` when the queue is closed and empty.
-    pub async fn next_batch(&self) -> Option<Vec<Span>> {
+    pub async fn next_batch(&self) -> Option<Batch> {
         loop {
             let changed = self.changed.notified();
             let waiting_since = {
                 let mut state = self.lock();
-                if state.closed && state.spans.is_empty() {
+                if state.closed && state.spans == 0 {
                     return None;
                 }
                 let due = state
                     .waiting_since
                     .is_some_and(|since| since.elapsed() >= self.limits.delay);
-                if !state.spans.is_empty() && (state.closed || due || self.is_batch(&state)) {
+                if state.spans > 0 && (state.closed || due || self.is_batch(&state)) {
                     return Some(self.take(&mut state));
                 }
                 state.waiting_since
@@ -153,7 +205,7 @@ impl Queue {
     /// Spans in the queue now.
     #[must_use]
     pub fn len(&self) -> usize {
-        self.lock().spans.len()
+        self.lock().spans
     }
 
     /// Whether the queue holds nothing.
@@ -163,24 +215,54 @@ impl Queue {
     }
 
     fn is_batch(&self, state: &State) -> bool {
-        state.spans.len() >= self.limits.batch_spans || state.bytes >= self.limits.batch_bytes
+        state.spans >= self.limits.batch_spans || state.bytes >= self.limits.batch_bytes
     }
 
-    fn take(&self, state: &mut State) -> Vec<Span> {
-        let mut count = 0;
-        let mut bytes = 0;
-        for span in state.spans.iter().take(self.limits.batch_spans) {
-            let size = estimated_bytes(span);
-            if count > 0 && bytes + size > self.limits.batch_bytes {
+    fn take(&self, state: &mut State) -> Batch {
+        let mut batch = Batch::default();
+        let (mut count, mut bytes) = (0, 0);
+        while let Some(chunk) = state.chunks.pop_front() {
+            let whole = count + chunk.spans.len() <= self.limits.batch_spans
+                && bytes + chunk.bytes <= self.limits.batch_bytes;
+            let (taken, rest) = if whole {
+                (chunk, None)
+            } else {
+                self.split(chunk, count, bytes)
+            };
+            count += taken.spans.len();
+            bytes += taken.bytes;
+            batch.0.push(taken.spans);
+            if !whole {
+                if let Some(rest) = rest {
+                    state.chunks.push_front(rest);
+                }
                 break;
             }
-            count += 1;
-            bytes += size;
         }
+        state.spans -= count;
         state.bytes -= bytes;
-        let batch = state.spans.drain(..count).collect();
-        state.waiting_since = (!state.spans.is_empty()).then(Instant::now);
+        state.waiting_since = (state.spans > 0).then(Instant::now);
         batch
+    }
+
+    /// What of a chunk belongs to a batch that has so many spans and bytes, and the rest, if there is any.
+    fn split(&self, mut chunk: Chunk, count: usize, bytes: usize) -> (Chunk, Option<Chunk>) {
+        let mut taken = 0;
+        let mut taken_bytes = 0;
+        for span in chunk.spans.iter().take(self.limits.batch_spans - count) {
+            let size = estimated_bytes(span);
+            if count + taken > 0 && bytes + taken_bytes + size > self.limits.batch_bytes {
+                break;
+            }
+            taken += 1;
+            taken_bytes += size;
+        }
+        let rest = Chunk {
+            spans: chunk.spans.split_off(taken),
+            bytes: chunk.bytes - taken_bytes,
+        };
+        chunk.bytes = taken_bytes;
+        (chunk, (!rest.spans.is_empty()).then_some(rest))
     }
 
     /// A panic while the lock was held leaves counts and spans consistent: both change together, without a call between.
@@ -225,7 +307,7 @@ mod tests {
     async fn gives_full_batches_without_delay_and_the_rest_when_closed() {
         let queue = Queue::new(limits());
         queue.push((0..3).map(span).collect());
-        let ids = |batch: Option<Vec<Span>>| {
+        let ids = |batch: Option<Batch>| {
             batch.map(|spans| spans.iter().map(|span| span.span_id[7]).collect::<Vec<_>>())
         };
         assert_eq!(ids(queue.next_batch().await), Some(vec![0, 1]));

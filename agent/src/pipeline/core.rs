@@ -15,7 +15,7 @@ use crate::{
     process::{ProcessFacts, ProcessKey, Resource},
     protocol::{Item, http1::Method},
     sample,
-    span::{self, Span, SpanKind, clock::Clocks, conventions},
+    span::{self, Span, SpanKind, clock::Clocks, conventions, http::Common},
     telemetry::Counters,
 };
 
@@ -179,9 +179,10 @@ impl Core {
     /// An exchange is over.
     pub(super) fn exchange(
         &mut self,
-        mut exchange: Exchange,
+        exchange: &mut Exchange,
         kind: SpanKind,
         endpoints: Option<&Endpoints>,
+        common: &mut Common,
     ) {
         self.counters.exchanges.increment();
         if let Some(decided) = &exchange.decided
@@ -193,18 +194,18 @@ impl Core {
         if exchange.decided.is_none() {
             self.counters.messages_undecided.increment();
         }
-        if self.excludes(&exchange) {
+        if self.excludes(exchange) {
             self.counters.exchanges_excluded.increment();
             return;
         }
         if kind == SpanKind::Client {
-            exchange.previous = self.retries.note(&exchange, &self.counters);
+            exchange.previous = self.retries.note(exchange, &self.counters);
         }
         let process = exchange.request.process;
         match self.processes.get(&process).cloned() {
-            Some(resource) => self.make_span(&exchange, kind, endpoints, &resource),
+            Some(resource) => self.make_span(exchange, kind, endpoints, &resource, common),
             None => self.waiting.push_back(Waiting {
-                subject: Subject::Exchange(Box::new(exchange)),
+                subject: Subject::Exchange(Box::new(exchange.clone())),
                 kind,
                 endpoints: endpoints.cloned().map(Box::new),
                 process,
@@ -268,22 +269,22 @@ impl Core {
         let endpoints = waiting.endpoints.as_deref();
         match &waiting.subject {
             Subject::Exchange(exchange) => {
-                self.make_span(exchange, waiting.kind, endpoints, resource);
+                let mut common = Common::default();
+                self.make_span(exchange, waiting.kind, endpoints, resource, &mut common);
             }
             Subject::Unobserved(decided) => {
                 let context = Context::of(decided, None);
                 let clock = self.clocks.of(&context.trace_id);
                 let time_unix_ns = clock.to_unix_ns(decided.time_ns);
-                // Its span would say that nobody saw it, not that it failed.
-                self.emit(&context, false, || {
-                    span::http::unobserved(
+                if self.keeps(&context) {
+                    self.ready.push(span::http::unobserved(
                         &context,
                         waiting.kind,
                         endpoints,
                         time_unix_ns,
                         resource,
-                    )
-                });
+                    ));
+                }
             }
         }
     }
@@ -294,6 +295,7 @@ impl Core {
         kind: SpanKind,
         endpoints: Option<&Endpoints>,
         resource: &Resource,
+        common: &mut Common,
     ) {
         let context = match &exchange.decided {
             Some(decided) => {
@@ -318,19 +320,20 @@ impl Core {
             self.counters.links_rejected.increment();
         }
         let clock = self.clocks.of(&context.trace_id);
-        let record_query = self.config.record_query;
-        let failed = span::http::has_failed(exchange, kind);
-        self.emit(&context, failed, || {
-            span::http::span(&span::http::Parts {
+        if self.keeps(&context) {
+            let parts = span::http::Parts {
                 exchange,
                 kind,
                 endpoints,
                 context: &context,
                 clock,
                 resource,
-                record_query,
-            })
-        });
+                record_query: self.config.record_query,
+            };
+            self.ready.push(span::http::span(&parts, common));
+        } else if span::http::has_failed(exchange, kind) {
+            self.counters.spans_unsampled_failed.increment();
+        }
     }
 
     /// The parent's end may have become known only after the request was seen.
@@ -345,14 +348,10 @@ impl Core {
             .and_then(Verdict::reason)
     }
 
-    /// Makes a span, if its trace is sampled; counts it in any case, and of those that are not made the ones that `failed`.
-    fn emit(&mut self, context: &Context, failed: bool, span: impl FnOnce() -> Span) {
+    /// Counts a span; whether it need be made, because its trace is sampled.
+    fn keeps(&self, context: &Context) -> bool {
         self.counters.spans.increment();
-        if sample::keeps(context.flags, &self.counters) {
-            self.ready.push(span());
-        } else if failed {
-            self.counters.spans_unsampled_failed.increment();
-        }
+        sample::keeps(context.flags, &self.counters)
     }
 }
 

@@ -70,6 +70,11 @@ impl Attributes {
         push_key_value(&mut self.0, ATTRIBUTES, name, value.into());
     }
 
+    /// Appends all of these.
+    pub fn append(&mut self, others: &Self) {
+        self.0.extend_from_slice(&others.0);
+    }
+
     /// The value of the first attribute of this name.
     #[must_use]
     pub fn get(&self, name: &str) -> Option<Value<'_>> {

@@ -1,5 +1,7 @@
 //! One mapping from monotonic to real time per trace, so that no child starts before its parent because the clock was set in between.
 
+use std::collections::hash_map::Entry;
+
 use crate::{conn::IdMap, event::ClockPair};
 
 /// How long a trace keeps its mapping after its last span.
@@ -39,12 +41,13 @@ impl Clocks {
         let [_, _, _, _, _, _, _, _, low @ ..] = *trace_id;
         let key = u64::from_be_bytes(low);
         let newest = u32::try_from(self.pairs.len().saturating_sub(1)).unwrap_or(0);
-        let index = match self.current.get(&key) {
-            Some(index) => *index,
-            None => {
+        let has_room = self.current.len() < LIMIT;
+        let index = match self.current.entry(key) {
+            Entry::Occupied(index) => *index.get(),
+            Entry::Vacant(place) => {
                 let index = self.previous.get(&key).copied().unwrap_or(newest);
-                if self.current.len() < LIMIT {
-                    self.current.insert(key, index);
+                if has_room {
+                    place.insert(index);
                 }
                 index
             }

@@ -56,7 +56,7 @@ struct Grouped<'a> {
 
 impl Encoder {
     /// The bytes of one export request of these spans: grouped by Resource, Resources in order of first appearance, spans in the given order.
-    pub fn encode(&mut self, spans: &[Span]) -> Bytes {
+    pub fn encode<'a>(&mut self, spans: impl IntoIterator<Item = &'a Span>) -> Bytes {
         let grouped = self.group(spans);
         let mut out = self.storage();
         for members in grouped
@@ -89,7 +89,10 @@ impl Encoder {
     ///
     /// # Panics
     /// Never: the encoder writes what prost reads.
-    pub fn message(&mut self, spans: &[Span]) -> ExportTraceServiceRequest {
+    pub fn message<'a>(
+        &mut self,
+        spans: impl IntoIterator<Item = &'a Span>,
+    ) -> ExportTraceServiceRequest {
         ExportTraceServiceRequest::decode(self.encode(spans))
             .expect("the encoder writes what prost reads")
     }
@@ -101,12 +104,12 @@ impl Encoder {
     }
 
     /// Handles are compared first; Resources with different handles and the same content are one group nevertheless.
-    fn group<'a>(&mut self, spans: &'a [Span]) -> Grouped<'a> {
+    fn group<'a>(&mut self, spans: impl IntoIterator<Item = &'a Span>) -> Grouped<'a> {
         if self.known.len() > KNOWN_LIMIT {
             self.known.clear();
         }
         let mut grouped = Grouped {
-            spans: Vec::with_capacity(spans.len()),
+            spans: Vec::new(),
             resources: Vec::new(),
         };
         let mut by_handle = IdMap::<u64, usize>::default();
@@ -171,12 +174,13 @@ fn push_scope(out: &mut Vec<u8>, spans: &[(usize, &Span)]) {
 
 /// The fields of a `Span`, in the order of their numbers.
 fn push_span(out: &mut Vec<u8>, span: &Span) {
-    push_bytes(out, length_delimited(1), &span.trace_id);
-    push_bytes(out, length_delimited(2), &span.span_id);
-    let trace_state = span.trace_state.as_deref().unwrap_or_default();
-    push_bytes(out, length_delimited(3), trace_state.as_bytes());
+    push_id(out, length_delimited(1), &span.trace_id);
+    push_id(out, length_delimited(2), &span.span_id);
+    if let Some(trace_state) = &span.trace_state {
+        push_bytes(out, length_delimited(3), trace_state.as_bytes());
+    }
     if let Some(parent) = &span.parent_span_id {
-        push_bytes(out, length_delimited(4), parent);
+        push_id(out, length_delimited(4), parent);
     }
     push_bytes(out, length_delimited(5), span.name.as_bytes());
     let kind = match span.kind {
@@ -189,7 +193,7 @@ fn push_span(out: &mut Vec<u8>, span: &Span) {
     // Field 9.
     out.extend_from_slice(span.attributes.encoded());
     for event in &span.events {
-        push_message::<1>(out, length_delimited(11), |out| push_event(out, event));
+        push_event(out, event);
     }
     for link in &span.links {
         push_message::<1>(out, length_delimited(13), |out| push_link(out, link));
@@ -206,10 +210,45 @@ fn push_span(out: &mut Vec<u8>, span: &Span) {
     out.extend_from_slice(&[0x85, 0x01, a, b, c, d]);
 }
 
+/// Appends a field of so many bytes: one look at the capacity, and no call.
+#[inline]
+fn push_id<const N: usize>(out: &mut Vec<u8>, key: u8, id: &[u8; N]) {
+    out.extend_from_slice(&[key, N as u8]);
+    out.extend_from_slice(id);
+}
+
+/// `Span.events`.
+const EVENTS: u8 = length_delimited(11);
+
 fn push_event(out: &mut Vec<u8>, event: &SpanEvent) {
-    push_fixed64(out, fixed64(1), event.time_unix_ns);
-    push_bytes(out, length_delimited(2), event.name.as_bytes());
-    push_attributes(out, length_delimited(3), &event.attributes);
+    let name = event.name.as_bytes();
+    // Nearly every event is a time and a name.
+    if event.attributes.is_empty() && event.time_unix_ns != 0 && (1..0x70).contains(&name.len()) {
+        let [a, b, c, d, e, f, g, h] = event.time_unix_ns.to_le_bytes();
+        let length = name.len() as u8;
+        out.extend_from_slice(&[
+            EVENTS,
+            11 + length,
+            fixed64(1),
+            a,
+            b,
+            c,
+            d,
+            e,
+            f,
+            g,
+            h,
+            length_delimited(2),
+            length,
+        ]);
+        out.extend_from_slice(name);
+        return;
+    }
+    push_message::<1>(out, EVENTS, |out| {
+        push_fixed64(out, fixed64(1), event.time_unix_ns);
+        push_bytes(out, length_delimited(2), name);
+        push_attributes(out, length_delimited(3), &event.attributes);
+    });
 }
 
 fn push_link(out: &mut Vec<u8>, link: &Link) {

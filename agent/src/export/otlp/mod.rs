@@ -37,7 +37,7 @@ use self::{
 };
 use super::{
     Sink,
-    queue::{Limits, Queue},
+    queue::{Batch, Limits, Queue},
 };
 use crate::{span::Span, telemetry::Counters};
 
@@ -240,7 +240,7 @@ impl Delivery {
         }
     }
 
-    async fn deliver(&mut self, spans: Vec<Span>, count: u64) {
+    async fn deliver(&mut self, spans: Batch, count: u64) {
         let body = self.encode(&spans);
         drop(spans);
         let mut backoff = Backoff::new(self.policy);
@@ -278,13 +278,13 @@ impl Delivery {
     }
 
     /// The body of a request: encoded and compressed once, however often it is sent.
-    fn encode(&mut self, spans: &[Span]) -> Bytes {
+    fn encode(&mut self, spans: &Batch) -> Bytes {
         let body = if self.json {
-            serde_json::to_vec(&self.encoder.message(spans))
+            serde_json::to_vec(&self.encoder.message(spans.iter()))
                 .expect("OTLP messages have string keys only")
                 .into()
         } else {
-            self.encoder.encode(spans)
+            self.encoder.encode(spans.iter())
         };
         self.client.packed(body)
     }

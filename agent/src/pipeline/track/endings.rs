@@ -13,6 +13,7 @@ use crate::{
         core::{Core, nanoseconds},
         feed::{Feed, Speech},
     },
+    span::http::Common,
 };
 
 /// How long a decision whose message was passed over is kept, should the message come after all.
@@ -61,6 +62,10 @@ impl Tracked {
         self.resent.expire(core.now_ns, &core.counters);
         self.expire(core);
         self.account(core);
+        if !self.is_active() {
+            // Thousands of connections may rest.
+            self.common = Common::default();
+        }
         true
     }
 
@@ -109,11 +114,12 @@ impl Tracked {
             let mut expired = std::mem::take(&mut core.finished);
             self.exchanges.expire(before_ns, core.now_ns, &mut expired);
             self.overdue |= !expired.is_empty();
-            for exchange in expired.drain(..) {
+            for mut exchange in expired.drain(..) {
                 core.exchange(
-                    exchange,
+                    &mut exchange,
                     kind(requests),
                     self.connection.endpoints.as_deref(),
+                    &mut self.common,
                 );
             }
             core.finished = expired;

@@ -113,13 +113,10 @@ impl Tracked {
     }
 
     pub(super) fn finish_exchanges(&mut self, requests: Direction, core: &mut Core) {
-        while let Some(exchange) = self.exchanges.pop() {
-            core.exchange(
-                exchange,
-                kind(requests),
-                self.connection.endpoints.as_deref(),
-            );
-        }
+        let endpoints = self.connection.endpoints.as_deref();
+        let common = &mut self.common;
+        self.exchanges
+            .finish(|exchange| core.exchange(exchange, kind(requests), endpoints, common));
     }
 
     pub(super) fn unobserved(&self, decided: Decided, core: &mut Core) {

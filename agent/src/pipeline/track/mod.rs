@@ -20,6 +20,7 @@ use crate::{
     exchange::Exchanges,
     process::ProcessKey,
     protocol::Extent,
+    span::http::Common,
 };
 
 /// A connection and all that is known of its messages.
@@ -32,6 +33,8 @@ pub(super) struct Tracked {
     /// Ends of messages that came before the protocol was known.
     extents: Extents,
     resent: Retransmissions,
+    /// Of its spans, while it is in use.
+    common: Common,
     /// Positions read since the last record: they hold if no record comes before the next tick.
     live: Option<Box<[StreamState; 2]>>,
     /// Ticks for which a stream has been ahead of its reader.
@@ -88,6 +91,7 @@ impl Tracked {
             hold: Hold::default(),
             extents: Extents::default(),
             resent: Retransmissions::default(),
+            common: Common::default(),
             live: None,
             lag_ticks: 0,
             gone_ticks: 0,
@@ -164,6 +168,7 @@ impl Tracked {
     /// Its `Open` came late.
     pub(super) fn open(&mut self, open: &Open) {
         self.connection.open(open);
+        self.common = Common::default();
     }
 
     /// Takes a record of a send or receive.
@@ -198,15 +203,26 @@ impl Tracked {
     }
 
     fn extent(&mut self, direction: Direction, extent: &Extent, core: &mut Core) {
+        if self.extents.is_empty()
+            && let Speech::Parsed(parser, requests) = &mut self.speech
+        {
+            parser.extent(side_of(direction, *requests), extent, &mut core.items);
+            self.note(core);
+            return;
+        }
         self.extents.push(direction, *extent);
         self.pass_extents(core);
     }
 
     /// Hands the ends of messages to the parser, when there is one.
+    #[inline]
     fn pass_extents(&mut self, core: &mut Core) {
-        if self.extents.is_empty() {
-            return;
+        if !self.extents.is_empty() {
+            self.pass_waiting_extents(core);
         }
+    }
+
+    fn pass_waiting_extents(&mut self, core: &mut Core) {
         if let Speech::Parsed(parser, requests) = &mut self.speech {
             for (direction, extent) in self.extents.take() {
                 let side = side_of(direction, *requests);

@@ -2,16 +2,19 @@
 //!
 //! Query values and user info never stand in a URL: a key tells which parameter was used, its value belongs to the user.
 
+mod common;
 mod target;
 
 use std::borrow::Cow;
 
-use agent_common::abi::{Method as Rule, Source};
-
-use self::target::Target;
+pub use self::common::Common;
+use self::{
+    common::{Shared, ends, origin_of},
+    target::Target,
+};
 use super::{Attributes, Events, Link, Span, SpanEvent, SpanKind, Status, conventions as name};
 use crate::{
-    conn::{Endpoints, Transport},
+    conn::Endpoints,
     correlate::Context,
     event::ClockPair,
     exchange::{Exchange, Failure, Previous},
@@ -41,12 +44,13 @@ pub struct Parts<'a> {
     pub record_query: bool,
 }
 
-/// The span of an exchange.
+/// The span of an exchange. `common` is kept between the spans of one connection.
 #[must_use]
-pub fn span(parts: &Parts<'_>) -> Span {
+pub fn span(parts: &Parts<'_>, common: &mut Common) -> Span {
     let Parts {
         exchange,
         kind,
+        endpoints,
         context,
         clock,
         ..
@@ -54,11 +58,12 @@ pub fn span(parts: &Parts<'_>) -> Span {
     let head = &exchange.request.detail;
     let mut attributes = Attributes::with_capacity(ATTRIBUTE_BYTES + head.text_len());
     let target = Target::new(head);
-    let name = request(parts, &target, &mut attributes);
-    network(parts, &target, &mut attributes);
+    let mut shared = common.of(kind, head.minor_version, target.server, endpoints, context);
+    let name = request(parts, &target, &mut shared, &mut attributes);
+    attributes.append(shared.network());
     let status = outcome(exchange, kind, &mut attributes);
     sizes(exchange, &mut attributes);
-    origin(context, &mut attributes);
+    attributes.append(shared.origin());
 
     let start_unix_ns = clock.to_unix_ns(exchange.request.start_ns);
     Span {
@@ -95,7 +100,7 @@ pub fn unobserved(
         attributes.push(name::NETWORK_TRANSPORT, endpoints.transport.name());
     }
     attributes.push(name::ERROR_TYPE, name::ERROR_UNOBSERVED);
-    origin(context, &mut attributes);
+    attributes.append(&origin_of(context));
     Span {
         trace_id: context.trace_id,
         span_id: context.span_id,
@@ -121,13 +126,18 @@ fn number(attributes: &mut Attributes, name: &str, value: u64) {
 }
 
 /// Method and URL; gives the span's name.
-fn request(parts: &Parts<'_>, target: &Target<'_>, attributes: &mut Attributes) -> &'static str {
+fn request(
+    parts: &Parts<'_>,
+    target: &Target<'_>,
+    shared: &mut Shared<'_>,
+    attributes: &mut Attributes,
+) -> &'static str {
     let head = &parts.exchange.request.detail;
     attributes.push(name::HTTP_REQUEST_METHOD, head.method.name());
     if head.method == Method::Other {
         attributes.push(name::HTTP_REQUEST_METHOD_ORIGINAL, head.method_token());
     }
-    attributes.push(name::URL_SCHEME, target.scheme);
+    attributes.push(name::URL_SCHEME, target.server.scheme);
     if let Some(path) = target.path {
         attributes.push(name::URL_PATH, path);
     }
@@ -137,8 +147,7 @@ fn request(parts: &Parts<'_>, target: &Target<'_>, attributes: &mut Attributes) 
         attributes.push(name::URL_QUERY, query);
     }
     if parts.kind == SpanKind::Client {
-        let full = target.full(parts.endpoints);
-        attributes.push(name::URL_FULL, full.as_str());
+        attributes.push(name::URL_FULL, shared.url(target));
     }
     if !head.user_agent().is_empty() {
         attributes.push(name::USER_AGENT_ORIGINAL, head.user_agent());
@@ -154,52 +163,6 @@ fn request(parts: &Parts<'_>, target: &Target<'_>, attributes: &mut Attributes) 
         Method::Other => "HTTP",
         method => method.name(),
     }
-}
-
-fn network(parts: &Parts<'_>, target: &Target<'_>, attributes: &mut Attributes) {
-    if let Some(endpoints) = parts.endpoints {
-        ends(endpoints, parts.kind, Some(target), attributes);
-        attributes.push(name::NETWORK_TRANSPORT, endpoints.transport.name());
-    } else if !target.host.is_empty() {
-        attributes.push(name::SERVER_ADDRESS, target.host);
-    }
-    attributes.push(name::NETWORK_PROTOCOL_NAME, "http");
-    let minor = parts.exchange.request.detail.minor_version;
-    let version = if minor == 0 { "1.0" } else { "1.1" };
-    attributes.push(name::NETWORK_PROTOCOL_VERSION, version);
-}
-
-/// Server and client as the conventions see them. The server's name is what the client called it; its port, where the client did not say
-/// one, is the socket's.
-fn ends(
-    endpoints: &Endpoints,
-    kind: SpanKind,
-    target: Option<&Target<'_>>,
-    attributes: &mut Attributes,
-) {
-    let local = (endpoints.local_address.as_str(), endpoints.local_port);
-    let peer = (endpoints.peer_address.as_str(), endpoints.peer_port);
-    let (server, client) = match kind {
-        SpanKind::Server => (local, peer),
-        SpanKind::Client => (peer, local),
-    };
-    let host = target.map_or("", |target| target.host);
-    let address = if host.is_empty() { server.0 } else { host };
-    if !address.is_empty() {
-        attributes.push(name::SERVER_ADDRESS, address);
-    }
-    let port = target.and_then(|target| target.port(server.1));
-    let port = port.unwrap_or(server.1);
-    if port != 0 {
-        number(attributes, name::SERVER_PORT, u64::from(port));
-    }
-    if endpoints.transport == Transport::Unix {
-        return;
-    }
-    attributes.push(name::CLIENT_ADDRESS, client.0);
-    number(attributes, name::CLIENT_PORT, u64::from(client.1));
-    attributes.push(name::NETWORK_PEER_ADDRESS, peer.0);
-    number(attributes, name::NETWORK_PEER_PORT, u64::from(peer.1));
 }
 
 fn outcome(exchange: &Exchange, kind: SpanKind, attributes: &mut Attributes) -> Status {
@@ -275,36 +238,6 @@ fn sizes(exchange: &Exchange, attributes: &mut Attributes) {
             name::UNDERTRACE_RETRANSMISSION_COUNT,
             u64::from(exchange.resent_count),
         );
-    }
-}
-
-fn origin(context: &Context, attributes: &mut Attributes) {
-    let source = match context.source {
-        Source::Root => "root",
-        Source::Header => "header",
-        Source::SameKernel => "same_kernel",
-        Source::Option => "option",
-        Source::Causal => "causal",
-    };
-    let rule = match context.method {
-        Rule::None => "none",
-        Rule::Forwarded => "forwarded",
-        Rule::SameContext => "same_context",
-        Rule::Descendant => "descendant",
-        Rule::Connect => "connect",
-        Rule::LastRead => "last_read",
-        Rule::OnlyOpen => "only_open",
-        Rule::Runtime => "runtime",
-    };
-    attributes.push(name::UNDERTRACE_PARENT_SOURCE, source);
-    attributes.push(name::UNDERTRACE_PARENT_METHOD, rule);
-    number(
-        attributes,
-        name::UNDERTRACE_PARENT_CONFIDENCE,
-        u64::from(context.confidence),
-    );
-    if !context.propagated {
-        attributes.push(name::UNDERTRACE_PROPAGATED, false);
     }
 }
 

@@ -14,25 +14,31 @@ const REDACTED: &str = "REDACTED";
 
 /// A request target with the `host` field, taken apart (RFC 9112 section 3.2 and 3.3).
 pub(super) struct Target<'a> {
-    pub(super) scheme: &'static str,
-    pub(super) host: &'a str,
-    explicit_port: Option<u16>,
-    /// The target itself names the server, which need not be the other end of the connection.
-    absolute: bool,
+    pub(super) server: Server<'a>,
     pub(super) path: Option<&'a str>,
     pub(super) query: Option<&'a str>,
+}
+
+/// The server as a request names it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Server<'a> {
+    pub(super) scheme: &'static str,
+    /// Host and port as they stand there, without user info; empty when there is none.
+    pub(super) authority: &'a str,
+    /// The target itself names the server, which need not be the other end of the connection.
+    pub(super) absolute: bool,
 }
 
 impl<'a> Target<'a> {
     pub(super) fn new(head: &'a RequestHead) -> Self {
         let target = head.target();
         if head.method == Method::Connect {
-            let (host, explicit_port) = authority(target);
             return Self {
-                scheme: "http",
-                host,
-                explicit_port,
-                absolute: true,
+                server: Server {
+                    scheme: "http",
+                    authority: target,
+                    absolute: true,
+                },
                 path: None,
                 query: None,
             };
@@ -41,7 +47,7 @@ impl<'a> Target<'a> {
             Some((scheme, rest)) => (scheme, Some(rest)),
             None => ("http", None),
         };
-        let (name, path) = match rest {
+        let (authority, path) = match rest {
             Some(rest) => {
                 let end = rest.find(['/', '?']).unwrap_or(rest.len());
                 let (name, path) = rest.split_at(end);
@@ -49,62 +55,66 @@ impl<'a> Target<'a> {
             }
             None => (head.host(), target),
         };
-        let (host, explicit_port) = authority(name);
-        let (path, query) = match split(path, path.bytes().position(|byte| byte == b'?')) {
+        let (path, query) = match split(path, memchr::memchr(b'?', path.as_bytes())) {
             Some((path, query)) => (path, Some(query)),
             None => (path, None),
         };
         let path = if path.is_empty() { "/" } else { path };
         Self {
-            scheme,
-            host,
-            explicit_port,
-            absolute: rest.is_some(),
+            server: Server {
+                scheme,
+                authority,
+                absolute: rest.is_some(),
+            },
             path: Some(path),
             query,
         }
     }
 
-    /// The server's port: as named, or its scheme's default where the target names a server, or the socket's.
-    pub(super) fn port(&self, socket: u16) -> Option<u16> {
-        match (self.explicit_port, self.absolute) {
+    /// Appends the URL behind the server's name, every query value replaced.
+    pub(super) fn push_rest(&self, url: &mut String) {
+        let path = self.path.unwrap_or_default();
+        if path != "*" {
+            url.push_str(path);
+        }
+        if let Some(query) = self.query {
+            redact(query, url);
+        }
+    }
+}
+
+impl<'a> Server<'a> {
+    /// Its name, empty when the request has none, and its port: as named, or its scheme's default where the target names a server, or the
+    /// socket's.
+    pub(super) fn place(&self, socket: u16) -> (&'a str, Option<u16>) {
+        let (host, explicit) = authority(self.authority);
+        let port = match (explicit, self.absolute) {
             (Some(port), _) => Some(port),
             (None, true) if self.scheme == "https" => Some(443),
             (None, true) => Some(80),
             (None, false) => (socket != 0).then_some(socket),
-        }
+        };
+        (host, port)
     }
 
-    /// The URL without user info and with every query value replaced.
-    pub(super) fn full(&self, endpoints: Option<&Endpoints>) -> String {
-        let query = self.query.unwrap_or_default();
-        let path = self.path.unwrap_or_default();
-        let mut url = String::with_capacity(32 + self.host.len() + path.len() + query.len());
-        url.push_str(self.scheme);
-        url.push_str("://");
-        let peer = endpoints.map_or("", |endpoints| endpoints.peer_address.as_str());
-        let host = if self.host.is_empty() {
-            peer
-        } else {
-            self.host
-        };
+    /// The URL up to the path.
+    pub(super) fn url(&self, endpoints: Option<&Endpoints>) -> String {
+        let (peer, socket) = endpoints.map_or(("", 0), |endpoints| {
+            (endpoints.peer_address.as_str(), endpoints.peer_port)
+        });
+        let (host, port) = self.place(socket);
+        let host = if host.is_empty() { peer } else { host };
+        let mut url = format!("{}://", self.scheme);
         if host.contains(':') {
             let _ = write!(url, "[{host}]");
         } else {
             url.push_str(host);
         }
-        let socket = endpoints.map_or(0, |endpoints| endpoints.peer_port);
         let default = if self.scheme == "https" { 443 } else { 80 };
-        if let Some(port) = self.port(socket)
+        if let Some(port) = port
             && port != default
         {
             let _ = write!(url, ":{port}");
-        }
-        if path != "*" {
-            url.push_str(path);
-        }
-        if self.query.is_some() {
-            redact(query, &mut url);
         }
         url
     }

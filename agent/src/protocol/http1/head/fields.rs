@@ -6,10 +6,7 @@ use agent_common::wire::{
     traceparent::{self, TraceParent},
 };
 
-use super::{
-    Carried, Framing,
-    lines::{find_newline, split_at_newline},
-};
+use super::{Carried, Framing, lines::find_newline};
 
 /// Longest `user-agent` kept, bytes.
 const USER_AGENT_LIMIT: usize = 512;
@@ -34,31 +31,35 @@ pub(super) struct Fields<'a> {
 }
 
 impl<'a> Fields<'a> {
-    /// The fields up to the empty line, and what is behind it; nothing when it is missing but must be there.
-    pub(super) fn read(
-        mut rest: &'a [u8],
-        propagators: &'a [Field],
-        must_end: bool,
-    ) -> Option<(Self, &'a [u8])> {
-        let mut fields = Self {
+    /// No fields yet; the headers of these propagators will be among them.
+    pub(super) fn of(propagators: &'a [Field]) -> Self {
+        Self {
             propagators,
             ..Self::default()
-        };
-        while !rest.is_empty() {
-            let (line, next) = match find_newline(rest) {
-                Some(newline) => split_at_newline(rest, newline),
-                None if must_end => return None,
-                None => (rest, [].as_slice()),
-            };
-            rest = next;
-            if line.is_empty() {
-                return Some((fields, rest));
-            }
-            fields.line(line);
         }
-        (!must_end).then_some((fields, rest))
     }
 
+    /// Takes the fields up to the empty line, and gives what is behind it; nothing when it is missing but must be there.
+    pub(super) fn read(&mut self, mut rest: &'a [u8], must_end: bool) -> Option<&'a [u8]> {
+        loop {
+            if let [b'\n', behind @ ..] | [b'\r', b'\n', behind @ ..] = rest {
+                return Some(behind);
+            }
+            let Some(newline) = find_newline(rest) else {
+                if must_end {
+                    return None;
+                }
+                self.line(rest);
+                return Some(&[]);
+            };
+            let (line, next) = rest.split_at(newline);
+            self.line(line);
+            rest = next.get(1..).unwrap_or_default();
+        }
+    }
+
+    /// One line; the CR of its end may stand there still, as white space behind the value.
+    #[inline]
     fn line(&mut self, line: &'a [u8]) {
         // Most lines are told apart by their first letter; a folded line begins with white space and matches none.
         let Some(first) = line.first() else { return };
@@ -143,13 +144,24 @@ impl<'a> Fields<'a> {
 }
 
 /// Value of the field `name` (lower case) when `line` is that field.
-fn field<'a>(line: &'a [u8], name: &[u8]) -> Option<&'a [u8]> {
+///
+/// Inlined, so that the name is a constant that is compared a word at a time.
+#[inline(always)]
+fn field<'a, const N: usize>(line: &'a [u8], name: &[u8; N]) -> Option<&'a [u8]> {
     // What follows the name is looked at first: that tells most other names apart.
-    if !matches!(line.get(name.len())?, b':' | b' ' | b'\t' | b'\x0c') {
+    let rest @ [b':' | b' ' | b'\t' | b'\x0c', ..] = line.get(N..)? else {
         return None;
-    }
-    let (start, rest) = line.split_at_checked(name.len())?;
-    if !start.eq_ignore_ascii_case(name) {
+    };
+    let differences = line.first_chunk::<N>()?.iter().zip(name);
+    let differences = differences.fold(0, |differences, (byte, expected)| {
+        let case = if expected.is_ascii_lowercase() {
+            0x20
+        } else {
+            0
+        };
+        differences | (byte | case) ^ expected
+    });
+    if differences != 0 {
         return None;
     }
     // White space before the colon is forbidden and yet understood by many (RFC 9112 section 5.1).
@@ -167,6 +179,11 @@ pub(super) struct FramingFields {
 
 impl FramingFields {
     fn content_length(&mut self, value: &[u8]) {
+        // Nearly always one number alone.
+        if let (Some(number), None, false) = (number(value), self.length, self.contradiction) {
+            self.length = Some(number);
+            return;
+        }
         for part in value.split(|byte| *byte == b',') {
             let number = number(part.trim_ascii());
             match (number, self.length) {

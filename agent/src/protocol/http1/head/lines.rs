@@ -1,37 +1,23 @@
 //! Lines of a head, and where it ends.
 
 /// Offset of the first LF.
+#[inline]
 pub(in crate::protocol::http1) fn find_newline(bytes: &[u8]) -> Option<usize> {
-    const EACH: u64 = 0x0101_0101_0101_0101;
-    const NEWLINES: u64 = 0x0a0a_0a0a_0a0a_0a0a;
-    let (words, rest) = bytes.as_chunks::<8>();
-    for (index, word) in words.iter().enumerate() {
-        let other = u64::from_le_bytes(*word) ^ NEWLINES;
-        // The lowest set bit belongs to the first byte that is zero; higher ones may be false.
-        let zero = other.wrapping_sub(EACH) & !other & (EACH << 7);
-        if zero != 0 {
-            return Some(index * 8 + zero.trailing_zeros() as usize / 8);
-        }
-    }
-    let tail = rest.iter().position(|byte| *byte == b'\n')?;
-    Some(words.len() * 8 + tail)
+    memchr::memchr(b'\n', bytes)
 }
 
 /// The first line without its end, and what follows it.
 pub(super) fn split_line(bytes: &[u8]) -> (&[u8], &[u8]) {
-    match find_newline(bytes) {
-        Some(newline) => split_at_newline(bytes, newline),
-        None => (bytes, &[]),
-    }
-}
-
-pub(super) fn split_at_newline(bytes: &[u8], newline: usize) -> (&[u8], &[u8]) {
+    let Some(newline) = find_newline(bytes) else {
+        return (bytes, &[]);
+    };
     let (line, rest) = bytes.split_at(newline);
     (
         line.strip_suffix(b"\r").unwrap_or(line),
         rest.get(1..).unwrap_or_default(),
     )
 }
+
 /// Finds the end of a head over bytes cut anywhere: the first empty line after a line with text.
 #[derive(Clone, Copy, Debug)]
 pub(in crate::protocol::http1) struct HeadEnd {

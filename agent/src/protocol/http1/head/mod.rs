@@ -232,7 +232,8 @@ pub(super) fn parse_whole_request(bytes: &[u8], propagators: &[Field]) -> Option
 fn read_request(bytes: &[u8], propagators: &[Field], must_end: bool) -> Option<RequestHead> {
     let (line, rest) = split_line(bytes);
     let (method, target, minor_version) = request_line(line)?;
-    let (fields, behind) = Fields::read(rest, propagators, must_end)?;
+    let mut fields = Fields::of(propagators);
+    let behind = fields.read(rest, must_end)?;
     let joined = fields.trace_state_joined.as_slice();
     let trace_state = if joined.is_empty() {
         fields.trace_state
@@ -275,7 +276,8 @@ pub(super) fn parse_whole_response(bytes: &[u8]) -> Option<ResponseHead> {
 fn read_response(bytes: &[u8], must_end: bool) -> Option<ResponseHead> {
     let (line, rest) = split_line(bytes);
     let (status, minor_version) = status_line(line)?;
-    let (fields, behind) = Fields::read(rest, &[], must_end)?;
+    let mut fields = Fields::of(&[]);
+    let behind = fields.read(rest, must_end)?;
     Some(ResponseHead {
         status,
         minor_version,
@@ -290,21 +292,21 @@ fn length(bytes: &[u8], behind: &[u8]) -> u32 {
 
 /// Method, target and minor version of a request line without its line end.
 pub(super) fn request_line(line: &[u8]) -> Option<(&[u8], &[u8], u8)> {
-    let space = line.iter().position(|byte| *byte == b' ')?;
-    let (method, rest) = line.split_at(space);
-    if method.is_empty()
-        || method.len() > super::METHOD_LIMIT
-        || !method.iter().all(|byte| is_token(*byte))
-    {
+    let method_end = line.iter().position(|byte| !is_token(*byte))?;
+    let (method, rest) = line.split_at(method_end);
+    if method.is_empty() || method.len() > super::METHOD_LIMIT {
         return None;
     }
-    let (rest, version) = rest.split_last_chunk::<9>()?;
-    let [b' ', b'H', b'T', b'T', b'P', b'/', b'1', b'.', minor] = version else {
+    let (minor, rest) = rest.split_last()?;
+    let (rest, version) = rest.split_last_chunk::<8>()?;
+    let (b' ', target) = rest.split_first()? else {
         return None;
     };
-    let target = rest.get(1..)?;
-    let usable = !target.is_empty() && !target.iter().any(|byte| matches!(byte, b' ' | 0));
-    (usable && minor.is_ascii_digit()).then(|| (method, target, minor - b'0'))
+    let usable = version == b" HTTP/1."
+        && minor.is_ascii_digit()
+        && !target.is_empty()
+        && memchr::memchr2(b' ', 0, target).is_none();
+    usable.then(|| (method, target, minor - b'0'))
 }
 
 /// Status and minor version of a status line without its line end.
@@ -327,21 +329,35 @@ pub(super) fn status_line(line: &[u8]) -> Option<(u16, u8)> {
 }
 
 /// Whether a byte may stand in a token, RFC 9110 section 5.6.2.
-pub(super) const fn is_token(byte: u8) -> bool {
-    matches!(byte, b'!' | b'#'..=b'\'' | b'*' | b'+' | b'-' | b'.' | b'^'..=b'z' | b'|' | b'~')
-        || byte.is_ascii_digit()
-        || byte.is_ascii_uppercase()
+pub(super) fn is_token(byte: u8) -> bool {
+    TOKEN[byte as usize]
+}
+
+/// [`is_token`] of every byte.
+static TOKEN: [bool; 256] = tokens();
+
+const fn tokens() -> [bool; 256] {
+    let mut token = [false; 256];
+    let mut at = 0;
+    while at < token.len() {
+        let byte = at as u8;
+        token[at] = byte.is_ascii_alphanumeric()
+            || matches!(byte, b'!' | b'#'..=b'\'' | b'*' | b'+' | b'-' | b'.' | b'^'..=b'`' | b'|' | b'~');
+        at += 1;
+    }
+    token
 }
 
 /// The parts as one text, and where each of them ends. What is no UTF-8 is replaced.
 fn joined_text<const N: usize>(parts: [&[u8]; N]) -> (String, [u16; N]) {
     let mut text = Vec::with_capacity(parts.iter().map(|part| part.len()).sum());
+    let mut ends = [0; N];
     // Replacement characters triple a head of 16 KiB at worst: 48 KiB and the limited rest stay below 64 KiB.
     let end = |length: usize| u16::try_from(length).unwrap_or(u16::MAX);
-    let ends = parts.map(|part| {
+    for (part, at) in parts.iter().zip(&mut ends) {
         text.extend_from_slice(part);
-        end(text.len())
-    });
+        *at = end(text.len());
+    }
     if let Ok(text) = String::from_utf8(text) {
         return (text, ends);
     }
