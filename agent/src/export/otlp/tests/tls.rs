@@ -135,13 +135,14 @@ async fn sends_nothing_to_a_collector_it_does_not_trust() {
 #[test]
 fn names_the_variable_for_a_certificate_that_is_not_trusted() {
     for is_http in [false, true] {
-        let hint = |reason| super::super::hint("https://collector:4317", is_http, reason);
+        let hint = |reason: &str| super::super::hint("https://collector:4317", is_http, reason);
         assert!(
             hint("invalid peer certificate: UnknownIssuer")
                 .contains("OTEL_EXPORTER_OTLP_CERTIFICATE")
         );
         for reason in ["Expired", "certificate not valid for name \"collector\""] {
-            let hint = hint(&format!("invalid peer certificate: {reason}"));
+            let reason = format!("invalid peer certificate: {reason}");
+            let hint = hint(&reason);
             assert!(hint.contains("host name"), "{hint}");
         }
         assert!(!hint("connection refused").contains("CERTIFICATE"));
