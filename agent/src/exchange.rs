@@ -206,11 +206,16 @@ pub struct Exchanges {
 
 impl Exchanges {
     /// Takes an item. `decided` is asked for the decision of a request.
-    pub fn push(&mut self, item: Item, decided: impl FnOnce(&Request) -> Option<Decided>) -> Noted {
-        match item {
-            Item::Request(request) => {
-                let decided = decided(&request);
-                self.queue.push_back(Exchange::new(request, decided));
+    pub fn push(
+        &mut self,
+        item: &Item,
+        decided: impl FnOnce(&Request) -> Option<Decided>,
+    ) -> Noted {
+        match *item {
+            Item::Request(ref request) => {
+                let decided = decided(request);
+                self.queue
+                    .push_back(Exchange::new(request.clone(), decided));
                 Noted::Request
             }
             Item::RequestEnd(end) => {

@@ -1,6 +1,7 @@
 //! How many exchanges a second one core takes from decode to span and from span to export bytes, and how often it allocates for each.
 //!
-//! Input: a recording (`undertrace record`), or none: then conversations as nginx has them on kept connections are made up. Everything is in
+//! Input: a recording (`undertrace record`), or none: then conversations as nginx has them on kept connections are made up, the same request again and
+//! again or each another one. Everything is in
 //! memory before the clock starts, reading and sending are no part of it. Time is that of this thread alone, so other work of the machine
 //! hardly shows. `cargo xtask bench` runs this; one pass (`--seconds 0`) under callgrind counts instructions: `pass` is all of it,
 //! `Exporter::export` the second stage.
@@ -19,6 +20,7 @@ use agent_common::abi::LiveRequest;
 use anyhow::{Context as _, Result, ensure};
 use clap::Parser;
 use export::Exporter;
+use made_up::Conversations;
 use rustix::time::{ClockId, clock_gettime};
 use undertrace::{
     event::{
@@ -39,6 +41,9 @@ struct Arguments {
     /// Seconds for it; 0 makes one pass without a clock
     #[arg(long, default_value_t = 3)]
     seconds: u64,
+    /// Of made-up conversations: each request is another one
+    #[arg(long, conflicts_with = "recording")]
+    varied: bool,
 }
 
 /// One input, ready to be pushed.
@@ -130,7 +135,12 @@ fn main() -> Result<()> {
             (steps(&mut recording)?, path.display().to_string())
         }
         None => {
-            let bytes = made_up::recording()?;
+            let conversations = if arguments.varied {
+                Conversations::Varied
+            } else {
+                Conversations::Repeated
+            };
+            let bytes = made_up::recording(conversations)?;
             let mut recording = Recording::begin(bytes.as_slice(), "made up".to_owned())?;
             (steps(&mut recording)?, "made-up conversations".to_owned())
         }

@@ -176,20 +176,18 @@ impl Stream {
 
     /// Bytes held.
     #[must_use]
+    #[inline]
     pub fn buffered(&self) -> usize {
         self.pending
             .as_ref()
             .map_or(0, |pending| pending.payload.capacity())
     }
 
-    /// Whether a piece at `position` leaves bytes out that no earlier segment covered and the reader needs.
-    pub fn has_gap_before(&self, position: u64, reader: &impl Reader) -> bool {
-        self.seen && position > self.next.max(self.reached) && !reader.tolerates(position)
-    }
-
-    /// Whether, as `state` tells, bytes passed that no segment covered and the reader needs.
-    pub fn misses(&self, state: &StreamState, reader: &impl Reader) -> bool {
-        self.has_gap_before(state.position, reader)
+    /// Whether a piece at `position` leaves bytes out that no earlier segment covered. That is a gap if the reader needs them.
+    #[must_use]
+    #[inline]
+    pub const fn leaves_out(&self, position: u64) -> bool {
+        self.seen && position > self.next && position > self.reached
     }
 
     /// A receive; false when all of it was known.
@@ -263,19 +261,21 @@ impl Stream {
         true
     }
 
-    /// A record tells what had passed.
-    pub fn observe(
-        &mut self,
-        state: &StreamState,
-        buffers: &mut Buffers,
-        reader: &mut impl Reader,
-    ) {
+    /// A record tells what had passed; whether the reader is to be told something ([`Stream::tell`]).
+    #[must_use]
+    #[inline]
+    pub fn learn(&mut self, state: &StreamState) -> bool {
         self.begin(state.position);
         if state.position >= self.known.position && state.last_time_ns >= self.known.last_time_ns {
             self.known = *state;
         }
+        self.is_answered(self.known.position) || state.position.min(self.known.position) > self.next
+    }
+
+    /// Tells the reader what is known now; `position` is that of the state that was learned.
+    pub fn tell(&mut self, position: u64, buffers: &mut Buffers, reader: &mut impl Reader) {
         self.confirm(self.known.position, buffers, reader);
-        self.settle(state.position, reader);
+        self.settle(position, reader);
     }
 
     /// The other side answers to what was offered here: it has been accepted, whatever the states say yet.
@@ -292,8 +292,9 @@ impl Stream {
     /// Tells the reader of bytes that passed unseen below `position`, where it tolerates that. Not further: a record that waits may have told
     /// of more already.
     fn settle(&mut self, position: u64, reader: &mut impl Reader) {
-        if reader.tolerates(position.min(self.known.position)) {
-            self.give_up(position, reader);
+        let to = position.min(self.known.position);
+        if to > self.next && reader.tolerates(to) {
+            self.give_up(to, reader);
         }
     }
 
@@ -320,7 +321,23 @@ impl Stream {
     }
 
     /// Reads what was accepted of the send that waits.
+    #[inline]
     fn confirm(&mut self, accepted: u64, buffers: &mut Buffers, reader: &mut impl Reader) {
+        if self.is_answered(accepted) {
+            self.confirm_blocks(accepted, buffers, reader);
+        }
+    }
+
+    /// Whether it says something of the send that waits that so much was accepted.
+    #[inline]
+    fn is_answered(&self, accepted: u64) -> bool {
+        self.pending.as_ref().is_some_and(|pending| {
+            let first = pending.blocks.first();
+            accepted >= pending.end || first.is_some_and(|block| accepted > block.position)
+        })
+    }
+
+    fn confirm_blocks(&mut self, accepted: u64, buffers: &mut Buffers, reader: &mut impl Reader) {
         let Some(mut pending) = self.pending.take() else {
             return;
         };

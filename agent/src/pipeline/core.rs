@@ -15,7 +15,12 @@ use crate::{
     process::{ProcessFacts, ProcessKey, Resource},
     protocol::{Item, http1::Method},
     sample,
-    span::{self, Span, SpanKind, clock::Clocks, conventions, http::Common},
+    span::{
+        self, Span, SpanKind,
+        clock::Clocks,
+        conventions,
+        http::{Common, Maker},
+    },
     telemetry::Counters,
 };
 
@@ -55,6 +60,7 @@ pub(super) struct Core {
     ids: Ids,
     processes: IdMap<ProcessKey, Resource>,
     waiting: VecDeque<Waiting>,
+    maker: Maker,
     ready: Vec<Span>,
     tally: Tally,
 }
@@ -74,6 +80,7 @@ impl Core {
             now_ns: 0,
             processes: IdMap::default(),
             waiting: VecDeque::new(),
+            maker: Maker::default(),
             ready: Vec::new(),
             tally: Tally::default(),
             config,
@@ -330,7 +337,8 @@ impl Core {
                 resource,
                 record_query: self.config.record_query,
             };
-            self.ready.push(span::http::span(&parts, common));
+            let span = span::http::span(&parts, common, &mut self.maker);
+            self.ready.push(span);
         } else if span::http::has_failed(exchange, kind) {
             self.counters.spans_unsampled_failed.increment();
         }

@@ -157,6 +157,9 @@ pub trait Parser: Send {
     /// Bytes held in buffers.
     fn buffered(&self) -> usize;
 
+    /// Nothing is under way for now: gives back what only saves time.
+    fn relax(&mut self);
+
     /// Forgets buffers and where it stands: as after a gap, but without an item.
     fn abandon(&mut self);
 }
@@ -197,8 +200,8 @@ pub struct Request {
     pub head_end_ns: u64,
     /// Who sent it, or read the last byte of its head.
     pub process: ProcessKey,
-    /// What the protocol knows of it.
-    pub detail: http1::RequestHead,
+    /// What the protocol knows of it; requests that are alike share it.
+    pub detail: Arc<http1::RequestHead>,
 }
 
 /// A response whose head is complete.

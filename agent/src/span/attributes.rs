@@ -1,10 +1,12 @@
 //! Attributes of spans, events and links, kept as the bytes in which they are exported.
 //!
 //! Input: names and values in export order. Output: the same when somebody asks, and the bytes: each attribute is a field `attributes` of OTLP's
-//! `Span` (trace.proto), a `KeyValue` (common.proto). So a span's attributes are one allocation, written once when the span is made and
-//! copied once when it is sent.
+//! `Span` (trace.proto), a `KeyValue` (common.proto). So a span's attributes are written once when the span is made and copied once when it is sent; several
+//! spans share one allocation ([`Storage`]).
 
 use std::fmt;
+
+use bytes::{Bytes, BytesMut};
 
 use super::protobuf::{
     length_delimited, push_bytes, push_message, push_varint, take_bytes, take_varint, variable,
@@ -54,25 +56,48 @@ impl From<bool> for Value<'_> {
 }
 
 /// Attributes in export order.
-#[derive(Clone, Default, PartialEq, Eq)]
-pub struct Attributes(Vec<u8>);
+#[derive(Clone)]
+pub struct Attributes(Encoded);
+
+/// Fields `attributes` of OTLP's `Span`.
+#[derive(Clone)]
+enum Encoded {
+    Own(Vec<u8>),
+    /// A part of a [`Storage`].
+    Shared(Bytes),
+}
 
 impl Attributes {
-    /// No attributes, with room for so many bytes of them.
-    #[must_use]
-    pub fn with_capacity(bytes: usize) -> Self {
-        Self(Vec::with_capacity(bytes))
-    }
-
     /// Appends an attribute; names are not compared with the ones that are there.
     #[inline(always)]
     pub fn push<'a>(&mut self, name: &str, value: impl Into<Value<'a>>) {
-        push_key_value(&mut self.0, ATTRIBUTES, name, value.into());
+        push_key_value(self.own(), ATTRIBUTES, name, value.into());
     }
 
     /// Appends all of these.
     pub fn append(&mut self, others: &Self) {
-        self.0.extend_from_slice(&others.0);
+        self.own().extend_from_slice(others.encoded());
+    }
+
+    /// Takes all away, and keeps their room.
+    pub fn clear(&mut self) {
+        self.own().clear();
+    }
+
+    #[inline(always)]
+    fn own(&mut self) -> &mut Vec<u8> {
+        if let Encoded::Shared(_) = self.0 {
+            self.leave_storage();
+        }
+        match &mut self.0 {
+            Encoded::Own(bytes) => bytes,
+            Encoded::Shared(_) => unreachable!("it has left"),
+        }
+    }
+
+    #[cold]
+    fn leave_storage(&mut self) {
+        self.0 = Encoded::Own(self.encoded().to_vec());
     }
 
     /// The value of the first attribute of this name.
@@ -85,7 +110,7 @@ impl Attributes {
 
     /// Names and values.
     pub fn iter(&self) -> impl Iterator<Item = (&str, Value<'_>)> {
-        let mut rest = self.0.as_slice();
+        let mut rest = self.encoded();
         std::iter::from_fn(move || {
             (take_varint(&mut rest)? == u64::from(ATTRIBUTES)).then_some(())?;
             key_value(take_bytes(&mut rest)?)
@@ -94,14 +119,50 @@ impl Attributes {
 
     /// Whether there is none.
     #[must_use]
-    pub const fn is_empty(&self) -> bool {
-        self.0.is_empty()
+    pub fn is_empty(&self) -> bool {
+        self.encoded().is_empty()
     }
 
     /// Fields `attributes` of OTLP's `Span`.
     #[must_use]
     pub fn encoded(&self) -> &[u8] {
-        &self.0
+        match &self.0 {
+            Encoded::Own(bytes) => bytes,
+            Encoded::Shared(bytes) => bytes,
+        }
+    }
+}
+
+impl Default for Attributes {
+    fn default() -> Self {
+        Self(Encoded::Own(Vec::new()))
+    }
+}
+
+impl PartialEq for Attributes {
+    fn eq(&self, other: &Self) -> bool {
+        self.encoded() == other.encoded()
+    }
+}
+
+impl Eq for Attributes {}
+
+/// Room for the attributes of spans that follow each other: not each of them is an allocation, and none has more room than it needs.
+#[derive(Debug, Default)]
+pub struct Storage(BytesMut);
+
+impl Storage {
+    /// Bytes in one allocation. One span that stays keeps it from being freed, so it is no larger than a dozen spans need.
+    const SIZE: usize = 8 << 10;
+
+    /// The same attributes, here.
+    pub fn keep(&mut self, attributes: &Attributes) -> Attributes {
+        let bytes = attributes.encoded();
+        if bytes.len() > self.0.capacity() {
+            self.0 = BytesMut::with_capacity(bytes.len().max(Self::SIZE));
+        }
+        self.0.extend_from_slice(bytes);
+        Attributes(Encoded::Shared(self.0.split().freeze()))
     }
 }
 
@@ -219,6 +280,31 @@ mod tests {
         assert_eq!(attributes.get("a"), Some(Value::Int(-1)));
         assert_eq!(attributes.get("c"), None);
         assert!(Attributes::default().is_empty() && !attributes.is_empty());
+    }
+
+    #[test]
+    fn several_share_one_storage_and_none_changes_another() {
+        let mut storage = Storage::default();
+        let mut written = Attributes::default();
+        let kept: Vec<Attributes> = (0..100)
+            .map(|index| {
+                written.clear();
+                written.push("index", index);
+                written.push(
+                    "text",
+                    "x".repeat(usize::try_from(index * 3).unwrap_or(0)).as_str(),
+                );
+                storage.keep(&written)
+            })
+            .collect();
+        let mut changed = kept[7].clone();
+        changed.push("more", true);
+        assert_eq!(changed.get("more"), Some(Value::Bool(true)));
+        for (index, attributes) in (0_i64..).zip(&kept) {
+            assert_eq!(attributes.iter().count(), 2);
+            assert_eq!(attributes.get("index"), Some(Value::Int(index)));
+        }
+        assert_eq!(kept[99], written);
     }
 
     #[test]

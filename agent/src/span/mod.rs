@@ -11,7 +11,7 @@ use std::borrow::Cow;
 
 use smallvec::SmallVec;
 
-pub use self::attributes::{Attributes, Value};
+pub use self::attributes::{Attributes, Storage, Value};
 use crate::process::Resource;
 
 /// Role of a span in its trace.

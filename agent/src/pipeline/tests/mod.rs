@@ -1,5 +1,6 @@
 //! Conversations pushed through all stages.
 
+mod alike;
 mod context;
 mod endings;
 mod extents;

@@ -65,6 +65,9 @@ impl Tracked {
         if !self.is_active() {
             // Thousands of connections may rest.
             self.common = Common::default();
+            if let Speech::Parsed(parser, _) = &mut self.speech {
+                parser.relax();
+            }
         }
         true
     }

@@ -72,11 +72,11 @@ impl Tracked {
 
     fn note_items(&mut self, core: &mut Core) {
         let mut items = std::mem::take(&mut core.items);
-        for item in items.drain(..) {
+        for item in &items {
             let Speech::Parsed(_, requests) = self.speech else {
                 continue;
             };
-            if item == Item::NotThis {
+            if matches!(item, Item::NotThis) {
                 self.speech = Speech::Unknown;
                 continue;
             }
@@ -89,9 +89,9 @@ impl Tracked {
                 Noted::Request => {
                     counters.messages_request.increment();
                     if let Some(exchange) = self.exchanges.newest_mut()
-                        && let Some(decided) = exchange.decided
+                        && let Some(decided) = &exchange.decided
                     {
-                        exchange.rejected = core.joined(&decided, exchange.request.start_ns);
+                        exchange.rejected = core.joined(decided, exchange.request.start_ns);
                     }
                 }
                 Noted::Response => counters.messages_response.increment(),
@@ -108,6 +108,7 @@ impl Tracked {
                 self.finish_exchanges(requests, core);
             }
         }
+        items.clear();
         core.items = items;
         self.settle_resent(core);
     }

@@ -15,7 +15,7 @@ use super::{
     retransmissions::Retransmissions,
 };
 use crate::{
-    conn::{Connection, Hold, Piece, Start, Stream, process_key},
+    conn::{Connection, Hold, Piece, Reader as _, Start, Stream, process_key},
     correlate::Decisions,
     exchange::Exchanges,
     process::ProcessKey,
@@ -63,7 +63,8 @@ impl std::fmt::Debug for Tracked {
 macro_rules! feed {
     ($tracked:expr, $direction:expr, $core:expr) => {
         Feed {
-            untouched: $tracked.connection.from_start
+            untouched: !matches!($tracked.speech, Speech::Parsed(..))
+                && $tracked.connection.from_start
                 && $tracked
                     .connection
                     .streams
@@ -307,16 +308,37 @@ impl Tracked {
         true
     }
 
+    #[inline]
     fn observe(&mut self, direction: Direction, state: &StreamState, core: &mut Core) {
+        if self.connection.streams[direction as usize].learn(state) {
+            self.tell(direction, state.position, core);
+        }
+    }
+
+    /// Tells the reader what follows of a state that was learned.
+    fn tell(&mut self, direction: Direction, position: u64, core: &mut Core) {
         let mut feed = feed!(self, direction, core);
-        self.connection.streams[direction as usize].observe(state, &mut core.buffers, &mut feed);
+        let stream = &mut self.connection.streams[direction as usize];
+        stream.tell(position, &mut core.buffers, &mut feed);
     }
 
     /// Whether the stream is complete up to `position`; when `force`, what is missing is given up instead.
+    #[inline]
     fn fill(&mut self, direction: Direction, position: u64, force: bool, core: &mut Core) -> bool {
+        !self.connection.streams[direction as usize].leaves_out(position)
+            || self.fill_gap(direction, position, force, core)
+    }
+
+    fn fill_gap(
+        &mut self,
+        direction: Direction,
+        position: u64,
+        force: bool,
+        core: &mut Core,
+    ) -> bool {
         let mut feed = feed!(self, direction, core);
         let stream = &mut self.connection.streams[direction as usize];
-        if !stream.has_gap_before(position, &feed) {
+        if feed.tolerates(position) {
             return true;
         }
         if force {
@@ -354,13 +376,12 @@ impl Tracked {
             Speech::Parsed(parser, _) => parser.buffered(),
             Speech::Unjudged | Speech::Unknown => 0,
         };
-        let streams: usize = self.connection.streams.iter().map(Stream::buffered).sum();
-        let buffered = parser + streams + self.hold.buffered() + self.exchanges.footprint();
+        let [received, sent] = &self.connection.streams;
+        let records = received.buffered() + sent.buffered() + self.hold.buffered();
+        let buffered = parser + records + self.exchanges.footprint();
         core.buffered = core.buffered - self.buffered + buffered;
         self.buffered = buffered;
-        if core.buffered <= core.config.buffered_bytes
-            || parser + streams + self.hold.buffered() == 0
-        {
+        if core.buffered <= core.config.buffered_bytes || parser + records == 0 {
             return;
         }
         core.counters.messages_over_limit.increment();

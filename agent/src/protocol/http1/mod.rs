@@ -7,6 +7,7 @@ mod chunked;
 mod half;
 mod head;
 mod parser;
+mod repeated;
 #[cfg(test)]
 mod tests;
 

@@ -12,7 +12,9 @@ use self::{
     common::{Shared, ends, origin_of},
     target::Target,
 };
-use super::{Attributes, Events, Link, Span, SpanEvent, SpanKind, Status, conventions as name};
+use super::{
+    Attributes, Events, Link, Span, SpanEvent, SpanKind, Status, Storage, conventions as name,
+};
 use crate::{
     conn::Endpoints,
     correlate::Context,
@@ -22,8 +24,13 @@ use crate::{
     protocol::http1::{Method, RequestHead},
 };
 
-/// Bytes of a span's attributes, apart from the texts of its request: room that is nearly always enough.
-const ATTRIBUTE_BYTES: usize = 768;
+/// What is kept from one span to the next, whichever connections they are of.
+#[derive(Debug, Default)]
+pub struct Maker {
+    /// Attributes of the span that is being made.
+    attributes: Attributes,
+    storage: Storage,
+}
 
 /// Everything a span is made of.
 #[derive(Clone, Copy, Debug)]
@@ -44,9 +51,9 @@ pub struct Parts<'a> {
     pub record_query: bool,
 }
 
-/// The span of an exchange. `common` is kept between the spans of one connection.
+/// The span of an exchange. `common` is kept between the spans of one connection, `maker` between all.
 #[must_use]
-pub fn span(parts: &Parts<'_>, common: &mut Common) -> Span {
+pub fn span(parts: &Parts<'_>, common: &mut Common, maker: &mut Maker) -> Span {
     let Parts {
         exchange,
         kind,
@@ -56,14 +63,16 @@ pub fn span(parts: &Parts<'_>, common: &mut Common) -> Span {
         ..
     } = *parts;
     let head = &exchange.request.detail;
-    let mut attributes = Attributes::with_capacity(ATTRIBUTE_BYTES + head.text_len());
+    let attributes = &mut maker.attributes;
+    attributes.clear();
     let target = Target::new(head);
     let mut shared = common.of(kind, head.minor_version, target.server, endpoints, context);
-    let name = request(parts, &target, &mut shared, &mut attributes);
+    let name = request(parts, &target, &mut shared, attributes);
     attributes.append(shared.network());
-    let status = outcome(exchange, kind, &mut attributes);
-    sizes(exchange, &mut attributes);
+    let status = outcome(exchange, kind, attributes);
+    sizes(exchange, attributes);
     attributes.append(shared.origin());
+    let attributes = maker.storage.keep(attributes);
 
     let start_unix_ns = clock.to_unix_ns(exchange.request.start_ns);
     Span {
@@ -94,7 +103,7 @@ pub fn unobserved(
     time_unix_ns: u64,
     resource: &Resource,
 ) -> Span {
-    let mut attributes = Attributes::with_capacity(ATTRIBUTE_BYTES);
+    let mut attributes = Attributes::default();
     if let Some(endpoints) = endpoints {
         ends(endpoints, kind, None, &mut attributes);
         attributes.push(name::NETWORK_TRANSPORT, endpoints.transport.name());
@@ -296,6 +305,9 @@ fn events(exchange: &Exchange, kind: SpanKind, clock: ClockPair) -> Events {
 }
 
 fn links(context: &Context, previous: Option<Previous>) -> Vec<Link> {
+    if context.rejected.is_none() && context.untrusted.is_none() && previous.is_none() {
+        return Vec::new();
+    }
     let rejected = context
         .rejected
         .map(|(span_id, reason)| (context.trace_id, span_id, reason));

@@ -164,16 +164,10 @@ impl RequestHead {
             .unwrap_or_default()
     }
 
-    /// Bytes of all its texts together.
-    #[must_use]
-    pub const fn text_len(&self) -> usize {
-        self.text.len()
-    }
-
-    /// Bytes of memory behind it.
+    /// Bytes of memory that it takes.
     #[must_use]
     pub fn footprint(&self) -> usize {
-        self.text.capacity()
+        size_of::<Self>() + self.text.capacity()
     }
 
     /// The context that it carries, in whichever header. `threshold` samples ([`sampling::is_sampled`]) where the caller leaves that to us.

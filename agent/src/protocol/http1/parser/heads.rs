@@ -3,7 +3,7 @@
 //! Input: bytes at the beginning of a message or inside its head, cut anywhere. Output: the message, and the
 //! phase that its side is in behind the head.
 
-use std::mem;
+use std::{mem, sync::Arc};
 
 use super::{Expected, Http1Parser};
 use crate::protocol::{
@@ -107,7 +107,7 @@ impl Http1Parser {
     fn head_complete(&mut self, side: Side, bytes: &[u8], mark: Mark, items: &mut Vec<Item>) {
         match side {
             Side::Request => match parse_request(bytes, &self.propagators) {
-                Some(detail) => self.request_head(detail, mark, items),
+                Some(detail) => self.request_head(Arc::new(detail), mark, items),
                 None => self.unrecognised(side, items),
             },
             Side::Response => match parse_response(bytes) {
@@ -133,14 +133,20 @@ impl Http1Parser {
         };
         let length = match side {
             Side::Request => {
-                let detail = parse_whole_request(bytes, &self.propagators)?;
+                let detail = match self.last_request.of(bytes) {
+                    Some(detail) => detail,
+                    None => self.read_request(bytes)?,
+                };
                 let (length, end) = (detail.length, end(detail.length));
                 self.request.next = end.position;
                 self.request_head(detail, end, items);
                 length
             }
             Side::Response => {
-                let detail = parse_whole_response(bytes)?;
+                let detail = match self.last_response.of(bytes) {
+                    Some(detail) => detail,
+                    None => self.read_response(bytes)?,
+                };
                 let end = end(detail.length);
                 self.response.next = end.position;
                 self.response_head(detail, end, items);
@@ -150,7 +156,24 @@ impl Http1Parser {
         usize::try_from(length).ok()
     }
 
-    fn request_head(&mut self, detail: RequestHead, mark: Mark, items: &mut Vec<Item>) {
+    fn read_request(&mut self, bytes: &[u8]) -> Option<Arc<RequestHead>> {
+        let detail = Arc::new(parse_whole_request(bytes, &self.propagators)?);
+        // A context is another one each time.
+        if detail.trace_parent.is_none() && detail.carried.is_none() {
+            self.last_request
+                .keep(beginning(bytes, detail.length), &detail);
+        }
+        Some(detail)
+    }
+
+    fn read_response(&mut self, bytes: &[u8]) -> Option<ResponseHead> {
+        let detail = parse_whole_response(bytes)?;
+        self.last_response
+            .keep(beginning(bytes, detail.length), &detail);
+        Some(detail)
+    }
+
+    fn request_head(&mut self, detail: Arc<RequestHead>, mark: Mark, items: &mut Vec<Item>) {
         if self.waiting.len() >= WAITING_LIMIT {
             return self.lose(Side::Request, Item::OverLimit(Side::Request), items);
         }
@@ -252,6 +275,12 @@ impl Http1Parser {
             items.push(Item::NotThis);
         }
     }
+}
+
+/// The first bytes.
+fn beginning(bytes: &[u8], length: u32) -> &[u8] {
+    let length = usize::try_from(length).unwrap_or(usize::MAX);
+    bytes.get(..length).unwrap_or(bytes)
 }
 
 /// Whether the beginning of a head, without its end, may be one.

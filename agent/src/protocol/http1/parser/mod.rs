@@ -20,6 +20,8 @@ use self::{bodies::message_end, heads::plausible};
 use super::{
     chunked::{tail_ends_body, tail_may_end_body},
     half::{Half, Phase},
+    head::{RequestHead, ResponseHead},
+    repeated::Repeated,
 };
 use crate::protocol::{Extent, Item, Mark, Parser, Side};
 
@@ -35,6 +37,8 @@ enum Expected {
 pub(super) struct Http1Parser {
     request: Half,
     response: Half,
+    last_request: Repeated<Arc<RequestHead>>,
+    last_response: Repeated<ResponseHead>,
     waiting: VecDeque<Expected>,
     /// Requests and responses can be paired.
     synced: bool,
@@ -48,6 +52,8 @@ impl Http1Parser {
         Self {
             request: Half::new(phase),
             response: Half::new(phase),
+            last_request: Repeated::new(),
+            last_response: Repeated::new(),
             waiting: VecDeque::new(),
             synced: at_start,
             propagators,
@@ -278,6 +284,11 @@ impl Parser for Http1Parser {
 
     fn buffered(&self) -> usize {
         self.request.head.capacity() + self.response.head.capacity()
+    }
+
+    fn relax(&mut self) {
+        self.last_request.clear();
+        self.last_response.clear();
     }
 
     fn abandon(&mut self) {
