@@ -48,7 +48,7 @@ pub(super) fn head(bytes: &[u8], propagators: &Table) -> Option<Read> {
     match items(&[bytes], &[], &config).into_iter().next() {
         Some(Item::Request(request)) => {
             let end = request.position + u64::from(request.detail.length);
-            Some(Read::Request(request.detail, end))
+            Some(Read::Request(Arc::unwrap_or_clone(request.detail), end))
         }
         _ => None,
     }
@@ -102,8 +102,9 @@ fn check(items: &[Item], request: &StreamState, response: &StreamState) {
         match item {
             Item::Request(request) => {
                 requests.begin(request.position, request.detail.length);
-                let text = request.detail.text_len();
-                assert!(text <= usize::from(u16::MAX));
+                // The texts are parts of the head.
+                let limit = size_of::<RequestHead>() + usize::from(u16::MAX);
+                assert!(request.detail.footprint() <= limit);
             }
             Item::RequestEnd(end) => requests.end(end.wire_size, end.body_size),
             Item::Response(response) => {
