@@ -139,8 +139,9 @@ fn complete(work: &mut Work, socket: &mut Socket, direction: usize) -> u32 {
     }
 }
 
-/// After a change of direction, when bytes of the other one passed unseen behind its last message: they were the responses to the requests that seem to
-/// wait. Left waiting, they would keep all later requests of the connection open.
+/// After a change of direction, when bytes of the other one passed unseen behind its last message: they are taken for the responses to the requests that
+/// seem to wait, which would otherwise keep all later requests of the connection open. A client that pipelines may still wait for a part of them; the
+/// request that begins here is no parent in either case, since the one before it was never seen answered.
 #[inline(always)]
 fn forget_answered(work: &Work, socket: &mut Socket, direction: usize) {
     let other = &socket.streams[direction ^ 1];

@@ -125,6 +125,7 @@ pub(super) mod tests {
     use zerocopy::IntoBytes;
 
     use super::*;
+    use crate::testing;
 
     /// Bytes at a multiple of eight, as the ring buffer gives them.
     #[derive(Clone, Debug)]
@@ -200,22 +201,6 @@ pub(super) mod tests {
         ])
     }
 
-    /// The bytes an event was decoded from, put together again.
-    fn encoded(event: Event<'_>) -> Vec<u8> {
-        match event {
-            Event::Segment(segment, payload) => [segment.as_bytes(), payload].concat(),
-            Event::Decision(record) => record.as_bytes().to_vec(),
-            Event::Open(record) => record.as_bytes().to_vec(),
-            Event::Close(record) => record.as_bytes().to_vec(),
-            Event::Exec(record) => record.as_bytes().to_vec(),
-            Event::Exit(record) => record.as_bytes().to_vec(),
-            Event::Fork(record) => record.as_bytes().to_vec(),
-            Event::Release(record) => record.as_bytes().to_vec(),
-            Event::MessageEnd(record) => record.as_bytes().to_vec(),
-            Event::Retransmit(record) => record.as_bytes().to_vec(),
-        }
-    }
-
     proptest! {
         #[test]
         fn gives_back_the_bytes_of_every_kind(
@@ -224,7 +209,7 @@ pub(super) mod tests {
             payload in prop::collection::vec(any::<u8>(), 0..600),
         ) {
             let record = record(kind, &fill, &payload);
-            let again = decode(record.bytes()).map(encoded);
+            let again = decode(record.bytes()).map(testing::encoded);
             prop_assert_eq!(again.as_deref().ok(), Some(record.bytes()));
         }
 
@@ -255,7 +240,7 @@ pub(super) mod tests {
             bytes[at] = byte;
             let damaged = Aligned::new(&bytes);
             if let Ok(event) = decode(damaged.bytes()) {
-                prop_assert!(encoded(event).len() <= bytes.len());
+                prop_assert!(testing::encoded(event).len() <= bytes.len());
             }
         }
     }

@@ -13,6 +13,7 @@ use crate::{
     },
     pipeline::{Pipeline, PipelineConfig},
     telemetry::Counters,
+    testing,
 };
 
 /// Bytes of the chunk that ends a recording in order.
@@ -52,7 +53,7 @@ fn decoded(record: &[u8]) -> bool {
     let blanked = &blanked.as_bytes()[..record.len()];
     assert_eq!(decode(blanked).is_ok(), event.is_some());
     let Some(event) = event else { return false };
-    let encoded = encoded(event);
+    let encoded = testing::encoded(event);
     assert!(record.starts_with(&encoded));
     if let Ok(Event::Segment(segment, payload)) = decode(blanked) {
         assert!(payload.iter().all(|byte| *byte == 0));
@@ -61,22 +62,6 @@ fn decoded(record: &[u8]) -> bool {
     let again = through_recording(record, false);
     assert_eq!(&again.as_bytes()[..record.len()], record);
     true
-}
-
-/// The bytes that an event was decoded from.
-fn encoded(event: Event<'_>) -> Vec<u8> {
-    match event {
-        Event::Segment(segment, payload) => [segment.as_bytes(), payload].concat(),
-        Event::Decision(record) => record.as_bytes().to_vec(),
-        Event::Open(record) => record.as_bytes().to_vec(),
-        Event::Close(record) => record.as_bytes().to_vec(),
-        Event::Exec(record) => record.as_bytes().to_vec(),
-        Event::Exit(record) => record.as_bytes().to_vec(),
-        Event::Fork(record) => record.as_bytes().to_vec(),
-        Event::Release(record) => record.as_bytes().to_vec(),
-        Event::MessageEnd(record) => record.as_bytes().to_vec(),
-        Event::Retransmit(record) => record.as_bytes().to_vec(),
-    }
 }
 
 /// A record as a recording gives it back, in words so that it is aligned.

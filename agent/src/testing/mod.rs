@@ -10,7 +10,7 @@ mod socket;
 
 pub use self::{
     bench::Bench,
-    record::{Record, SegmentExt},
+    record::{Record, SegmentExt, encoded},
     socket::Socket,
 };
 use crate::process::ProcessKey;

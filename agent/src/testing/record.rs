@@ -102,3 +102,20 @@ impl SegmentExt for Segment {
         self
     }
 }
+
+/// The bytes that an event was decoded from.
+#[must_use]
+pub fn encoded(event: Event<'_>) -> Vec<u8> {
+    match event {
+        Event::Segment(segment, payload) => [segment.as_bytes(), payload].concat(),
+        Event::Decision(record) => record.as_bytes().to_vec(),
+        Event::Open(record) => record.as_bytes().to_vec(),
+        Event::Close(record) => record.as_bytes().to_vec(),
+        Event::Exec(record) => record.as_bytes().to_vec(),
+        Event::Exit(record) => record.as_bytes().to_vec(),
+        Event::Fork(record) => record.as_bytes().to_vec(),
+        Event::Release(record) => record.as_bytes().to_vec(),
+        Event::MessageEnd(record) => record.as_bytes().to_vec(),
+        Event::Retransmit(record) => record.as_bytes().to_vec(),
+    }
+}

@@ -12,6 +12,7 @@ use anyhow::{Context as _, Result, ensure};
 use super::{
     Context, Skip,
     group::Group,
+    network::Routed,
     process::{self, Program},
     wait_for,
 };
@@ -127,6 +128,22 @@ pub(crate) fn python_in(
     let mut command = in_namespace(namespace, &program("python3")?)?;
     command.envs(environment.iter().copied());
     start_script(context, command, script, port, arguments)
+}
+
+/// Starts the threaded Python server at the far end of routed namespaces, reachable from all of them.
+///
+/// # Errors
+/// As [`python`].
+pub(crate) fn routed_threads(context: &Context, net: &Routed, port: u16) -> Result<Program> {
+    let arguments = ["--host", "0.0.0.0"];
+    python_in(
+        context,
+        Some(&net.server),
+        "threads.py",
+        port,
+        &arguments,
+        &[],
+    )
 }
 
 /// Starts a Python script with the command that ends with the interpreter.

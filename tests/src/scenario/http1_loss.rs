@@ -34,14 +34,7 @@ const LARGE: usize = 8_000_000;
 fn retransmission_is_an_event(context: &mut Context, inject: bool) -> Result<()> {
     let net = Routed::new()?;
     let port = context.port();
-    let _server = service::python_in(
-        context,
-        Some(&net.server),
-        "threads.py",
-        port,
-        &["--host", "0.0.0.0"],
-        &[],
-    )?;
+    let _server = service::routed_threads(context, &net, port)?;
     let collector = Collector::start()?;
     let mut setup = Setup::grpc(&collector).port(port);
     if inject {

@@ -156,14 +156,7 @@ fn retransmissions_empty(context: &mut Context) -> Result<()> {
     let net = Routed::new()?;
     let port = context.port();
     let server = SocketAddr::from((SERVER, port));
-    let _server = service::python_in(
-        context,
-        Some(&net.server),
-        "threads.py",
-        port,
-        &["--host", "0.0.0.0"],
-        &[],
-    )?;
+    let _server = service::routed_threads(context, &net, port)?;
     let collector = Collector::start()?;
     let agent = Setup::grpc(&collector).port(port).start(context)?;
     let (handshake, close) = network::inside(&net.client, || {
@@ -208,14 +201,7 @@ fn retransmissions_empty(context: &mut Context) -> Result<()> {
 fn kernel_read_failed(context: &mut Context) -> Result<()> {
     let net = Routed::new()?;
     let port = context.port();
-    let _server = service::python_in(
-        context,
-        Some(&net.server),
-        "threads.py",
-        port,
-        &["--host", "0.0.0.0"],
-        &[],
-    )?;
+    let _server = service::routed_threads(context, &net, port)?;
     let collector = Collector::start()?;
     let agent = Setup::grpc(&collector)
         .port(port)

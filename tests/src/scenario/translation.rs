@@ -34,14 +34,7 @@ fn across_namespaces_dnat(context: &mut Context) -> Result<()> {
     let net = Routed::new()?;
     net.translate()?;
     let port = context.port();
-    let _server = service::python_in(
-        context,
-        Some(&net.server),
-        "threads.py",
-        port,
-        &["--host", "0.0.0.0"],
-        &[],
-    )?;
+    let _server = service::routed_threads(context, &net, port)?;
     let collector = Collector::start()?;
     let agent = Setup::grpc(&collector).port(port).start(context)?;
     network::inside(&net.client, || {
@@ -76,14 +69,7 @@ fn across_namespaces_masquerade(context: &mut Context) -> Result<()> {
     net.masquerade()?;
     let (port, recorded) = (context.port(), context.port());
     let address = |port: u16| SocketAddr::from(([10, 77, 2, 2], port));
-    let _server = service::python_in(
-        context,
-        Some(&net.server),
-        "threads.py",
-        port,
-        &["--host", "0.0.0.0"],
-        &[],
-    )?;
+    let _server = service::routed_threads(context, &net, port)?;
     let (sender, received) = channel();
     let listener = network::inside(&net.server, || Ok(TcpListener::bind(address(recorded))?))?;
     let _recorder = Scripted::start_at(listener, recorded, move |stream, head| {

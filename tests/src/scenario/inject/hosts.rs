@@ -24,14 +24,7 @@ pub(super) fn between_hosts(context: &mut Context) -> Result<()> {
     let ports: Vec<u16> = (0..4).map(|_| context.port()).collect();
     let near = |port: u16| format!("10.77.1.2:{port}");
     let far = |port: u16| format!("10.77.2.2:{port}");
-    let last = service::python_in(
-        context,
-        Some(&net.server),
-        "threads.py",
-        ports[3],
-        &["--host", "0.0.0.0"],
-        &[],
-    )?;
+    let last = service::routed_threads(context, &net, ports[3])?;
     let proxy = |host: &str, at: usize, backend: &str| {
         let values = [
             ("BACKEND", backend),

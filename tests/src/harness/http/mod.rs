@@ -1,19 +1,19 @@
 //! Raw HTTP/1 clients that control every byte and every call.
 
+mod queues;
+
 use std::{
-    fs,
     io::{IoSlice, Read as _, Write as _},
     net::{SocketAddr, TcpStream},
     num::NonZeroU32,
     os::{fd::OwnedFd, unix::net::UnixStream},
-    thread,
     time::Duration,
 };
 
 use anyhow::{Context as _, Result, bail, ensure};
 use rustix::net::{AddressFamily, Protocol, RecvFlags, SocketType, sockopt};
 
-use super::{PATIENCE, Skip, wait_for};
+use super::{PATIENCE, Skip};
 
 /// A response as it came.
 #[derive(Clone, Debug)]
@@ -345,53 +345,6 @@ impl Connection {
         response
     }
 
-    /// Waits until the server on this port of loopback has read everything that was sent, so that what is sent next begins a new read.
-    ///
-    /// # Errors
-    /// When it does not read.
-    pub(crate) fn wait_until_read(&self, port: u16) -> Result<()> {
-        let own = self.local_port()?;
-        wait_for(
-            || "the server to read".into(),
-            PATIENCE,
-            || (unread(port, own) == 0).then_some(()),
-        )?;
-        // The kernel's count moves before the read has ended: what looks at it from there comes a moment later.
-        thread::sleep(Duration::from_millis(50));
-        Ok(())
-    }
-
-    /// Waits until at least so many bytes lie unread in the kernel.
-    ///
-    /// # Errors
-    /// When they do not come in time.
-    pub(crate) fn wait_until_unread(&self, least: u64) -> Result<()> {
-        wait_for(
-            || format!("{least} unread bytes"),
-            PATIENCE,
-            || (self.unread().ok()? >= least).then_some(()),
-        )
-    }
-
-    /// Takes what lies unread in the kernel, for the next response.
-    ///
-    /// # Errors
-    /// When the connection is broken.
-    pub(crate) fn take_unread(&mut self) -> Result<()> {
-        let until = self.buffer.len() + usize::try_from(self.unread()?)?;
-        while self.buffer.len() < until {
-            ensure!(self.fill()? > 0, "the connection ended");
-        }
-        Ok(())
-    }
-
-    fn unread(&self) -> Result<u64> {
-        Ok(match &self.stream {
-            Stream::Tcp(stream) => rustix::io::ioctl_fionread(stream)?,
-            Stream::Unix(stream) => rustix::io::ioctl_fionread(stream)?,
-        })
-    }
-
     /// Ends the connection with a reset instead of a FIN.
     ///
     /// # Errors
@@ -403,32 +356,6 @@ impl Connection {
         sockopt::set_socket_linger(&stream, Some(Duration::ZERO))?;
         Ok(())
     }
-}
-
-/// Bytes that the server's end of a connection holds unread: `rx_queue` of /proc/net/tcp (proc(5)).
-fn unread(server: u16, client: u16) -> u32 {
-    let port = |address: &str| {
-        address
-            .rsplit_once(':')
-            .and_then(|(_, hex)| u16::from_str_radix(hex, 16).ok())
-    };
-    let tables = ["tcp", "tcp6"]
-        .map(|table| fs::read_to_string(format!("/proc/self/net/{table}")).unwrap_or_default());
-    let row = tables
-        .iter()
-        .flat_map(|table| table.lines().skip(1))
-        .find_map(|line| {
-            let fields: Vec<_> = line.split_whitespace().collect();
-            let ends = (port(fields.get(1)?)?, port(fields.get(2)?)?);
-            (ends == (server, client)).then(|| {
-                fields
-                    .get(4)
-                    .and_then(|queues| queues.split_once(':'))
-                    .map(|(_, rx)| rx.to_owned())
-            })?
-        });
-    row.and_then(|hex| u32::from_str_radix(&hex, 16).ok())
-        .unwrap_or(0)
 }
 
 /// A socket for Multipath TCP.
