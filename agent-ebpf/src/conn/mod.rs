@@ -182,6 +182,10 @@ pub extern "C" fn ut_first_seen(level: u32) -> u32 {
             u64::from(write_seq.wrapping_sub(socket.send_base));
         socket.streams[Direction::Receive as usize].state.position =
             u64::from(read_before.wrapping_sub(socket.receive_base));
+        // What passed before is nobody's response.
+        for stream in &mut socket.streams {
+            stream.message_end = stream.state.position;
+        }
     }
     if is_unix {
         socket.unix_peer = sock::unix_peer(sk);
