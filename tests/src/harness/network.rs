@@ -14,7 +14,8 @@ pub(crate) struct Routed {
     pub(crate) client: String,
     /// Name of the server's namespace; address 10.77.2.2.
     pub(crate) server: String,
-    router: String,
+    /// Name of the router's namespace.
+    pub(crate) router: String,
 }
 
 impl Routed {
