@@ -7,7 +7,7 @@ use agent_common::wire::{
 };
 
 use super::{
-    cut,
+    cut, has_gap,
     kernel::{Scanned, scan},
     number, user,
 };
@@ -100,8 +100,8 @@ pub fn propagators(data: &[u8]) -> bool {
 /// Lines of a block in which the kernel looks for other propagators; a head with more carries no context.
 const LINES: usize = 60;
 
-/// White space before a value that the kernel's scanner skips.
-const BLANKS: usize = 16;
+/// Digits of a Content-Length that the kernel's scanner reads.
+const DIGITS: usize = 18;
 
 const FIELDS: [(&str, u32, u32); 8] = [
     ("b3", part::B3, 1),
@@ -209,8 +209,7 @@ fn fields(bytes: &[u8], end: u64) -> Option<Vec<(&[u8], &[u8])>> {
             continue;
         };
         let (name, value) = (&line[..colon], &line[colon + 1..]);
-        let padding = value.len() - value.trim_ascii().len();
-        if name.ends_with(b" ") || name.ends_with(b"\t") || padding >= BLANKS {
+        if name.ends_with(b" ") || name.ends_with(b"\t") || has_gap(value) {
             return None;
         }
         fields.push((name, value.trim_ascii()));
@@ -226,18 +225,10 @@ fn values<'a>(fields: &[(&[u8], &'a [u8])], name: &str) -> Vec<&'a [u8]> {
         .collect()
 }
 
-fn has_blank(value: &[u8]) -> bool {
-    value.iter().any(|byte| matches!(byte, b' ' | b'\t'))
-}
-
 fn same_traceparent(fields: &[(&[u8], &[u8])], head: &Head, request: &RequestHead) {
     let values = values(fields, "traceparent");
     let any = head.flags & head_flags::ANY_TRACEPARENT != 0;
     assert_eq!(any, !values.is_empty());
-    // The scanner's one difference: it takes a value for ended at a blank.
-    if values.iter().any(|value| has_blank(value)) {
-        return;
-    }
     let kernel = (head.flags & head_flags::TRACEPARENT != 0).then(|| {
         let (trace_id, span_id) = user::ids(head);
         (trace_id, span_id, head.trace_flags)
@@ -248,22 +239,15 @@ fn same_traceparent(fields: &[(&[u8], &[u8])], head: &Head, request: &RequestHea
     assert_eq!(kernel, user);
 }
 
-/// What follows the head, where its headers leave no choice: the scanner gives up a Content-Length that is a list, and takes one for ended at a
-/// blank; it looks only at the last letters of a coding.
+/// What follows the head. One difference is left: of a Content-Length that is a list, is there twice or has many digits the scanner says that it
+/// does not know.
 fn same_framing(fields: &[(&[u8], &[u8])], kernel: KernelFraming, head: &Head, user: Framing) {
     let lengths = values(fields, "content-length");
-    let plain = |value: &&[u8]| !has_blank(value) && !value.contains(&b',') && value.len() <= 17;
-    let codings = values(fields, "transfer-encoding");
-    let named = |value: &&[u8]| {
-        let last = value.rsplit(|byte| *byte == b',').next();
-        let last = last.unwrap_or_default().trim_ascii().to_ascii_lowercase();
-        last == b"chunked" || !last.ends_with(b"chunked")
-    };
-    if lengths.len() > 1 || !lengths.iter().all(plain) || !codings.iter().all(named) {
-        return;
-    }
+    let plain = |value: &&[u8]| !value.contains(&b',') && value.len() <= DIGITS;
+    let plain = lengths.len() < 2 && lengths.iter().all(plain);
     let agreed = match user {
         Framing::Absent => matches!(kernel, KernelFraming::Nothing | KernelFraming::UntilClose),
+        Framing::Length(_) if !plain => kernel == KernelFraming::Unknown,
         Framing::Length(length) => kernel == KernelFraming::Length && head.content_length == length,
         Framing::Chunked => kernel == KernelFraming::Chunked,
         Framing::Coded => matches!(kernel, KernelFraming::Unknown | KernelFraming::UntilClose),
