@@ -3,7 +3,7 @@
 use agent_common::wire::{
     http1::{self, Framing as KernelFraming},
     propagator::{self, Field, Table, part},
-    scan::{BLOCK, CARRY, Head, MethodKind, head_flags},
+    scan::{CARRY, Head, MethodKind, head_flags},
 };
 
 use super::{
@@ -57,9 +57,8 @@ pub fn propagators(data: &[u8]) -> bool {
     let (at, bytes) = number(data);
     let table = table();
     let whole = scan(&[bytes], &table);
-    let repeats = repeats(bytes);
     let few = bytes.iter().filter(|byte| **byte == b'\n').count() < LINES;
-    if few && !repeats {
+    if few {
         same_however_cut(bytes, whole, scan(&cut(bytes, at), &table));
     }
     let Scanned::End(mut head, end) = whole else {
@@ -73,7 +72,6 @@ pub fn propagators(data: &[u8]) -> bool {
     if let (Some(_), Some(user::Read::Request(request, _))) =
         (fields(bytes, end), user::head(bytes, &table))
         && few
-        && !(repeats && end > BLOCK)
     {
         let kernel = carried.map(|ids| (ids, propagator::is_sampled(&head)));
         let user = request
@@ -86,13 +84,7 @@ pub fn propagators(data: &[u8]) -> bool {
     assert!(!propagator::is_complete(&head));
     let before = head;
     let b3 = b"64fe8b2a57d3eff7-e457b5a2e4d86bd1-1";
-    propagator::read(
-        &table,
-        b"b3",
-        b3,
-        &mut head,
-        &mut propagator::Seen::default(),
-    );
+    propagator::read(&table, b"b3", b3, &mut head);
     assert_eq!(head, before);
     carried.is_some()
 }
@@ -120,18 +112,6 @@ fn table() -> Table {
         *place = Field::new(name, part, rank).expect("a name that fits");
     }
     table
-}
-
-/// Whether a header of the table is there twice: the kernel counts those by the block.
-fn repeats(bytes: &[u8]) -> bool {
-    FIELDS.iter().any(|(name, ..)| {
-        let is_named = |line: &&[u8]| {
-            line.split_at_checked(name.len())
-                .is_some_and(|(own, _)| own.eq_ignore_ascii_case(name.as_bytes()))
-        };
-        let lines = bytes.split(|byte| *byte == b'\n');
-        lines.filter(is_named).nth(1).is_some()
-    })
 }
 
 /// What is found does not depend on where bytes are cut, apart from two limits: a longer line is not looked at where a boundary cuts it, and

@@ -161,13 +161,19 @@ pub(super) fn propagators() -> Samples {
         head(&format!("uber-trace-id: 64fe8b2a57d3eff7%3A{span}%3A0%3A0")),
         head(&format!("X-Trace-Id: {trace}\r\nX-Span-Id: {span}")),
     ];
+    let ids = format!("x-b3-traceid: {trace}\r\nx-b3-spanid: {span}");
+    // What stands before these lines is in another block than what stands behind them.
+    let between = format!("cookie: {}\r\n", "x".repeat(90)).repeat(12);
     let refused = [
         CURL.to_owned(),
         head(&format!("b3: {trace}-{span}-1\r\ntraceparent: {PARENT}")),
         head("b3: 0"),
         head(&format!("x-b3-traceid: {trace}")),
         head(&format!(
+            "{ids}\r\nx-b3-sampled: 1\r\n{between}x-b3-sampled: 1"
         )),
+        head(&format!("{ids}\r\nx-b3-flags: 1\r\n{between}x-b3-flags: 1")),
+        head(&format!("x-b3-flags: 0\r\n{between}x-b3-flags: 0\r\n{ids}")),
     ];
     Samples {
         taken: all_cut(&taken.each_ref().map(String::as_str)),
