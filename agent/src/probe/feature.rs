@@ -12,6 +12,8 @@ pub enum Feature {
     Inet6,
     /// Sends and receives on unix stream sockets.
     Unix,
+    /// What sendfile and splice put into unix stream sockets.
+    UnixFiles,
     /// connect() of unix stream sockets: where their streams begin.
     UnixConnects,
     /// connect(): who is the client, failed connects, connection times.
@@ -36,6 +38,7 @@ impl Feature {
         Self::Inet,
         Self::Inet6,
         Self::Unix,
+        Self::UnixFiles,
         Self::UnixConnects,
         Self::Connects,
         Self::Accepts,
@@ -65,6 +68,7 @@ impl Feature {
             Self::Inet => "TCP over IPv4",
             Self::Inet6 => "TCP over IPv6",
             Self::Unix => "unix stream sockets",
+            Self::UnixFiles => "files on unix sockets",
             Self::UnixConnects => "unix connections",
             Self::Connects => "outgoing connections",
             Self::Accepts => "accepted connections",
@@ -83,6 +87,9 @@ impl Feature {
             Self::Inet => "nothing can be traced",
             Self::Inet6 => "requests over IPv6 are not traced",
             Self::Unix => "requests over unix sockets are not traced",
+            Self::UnixFiles => {
+                "after a sendfile or splice into a unix socket, its connection is not traced any more"
+            }
             Self::UnixConnects => "the two ends of a unix socket are not joined to one trace",
             Self::Connects => {
                 "failed connects are not reported, and calls of event loops have no parent on new connections"

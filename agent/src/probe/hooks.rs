@@ -72,6 +72,17 @@ pub struct Hook {
     pub instead_of: Option<&'static str>,
     /// The program array of the body it goes on with.
     pub goes_on_in: Option<&'static str>,
+    /// Where newer kernels lead what passes the function now.
+    pub until: Option<Until>,
+}
+
+/// The end of a kernel function: which one came in its place, and what that one calls.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Until {
+    /// A kernel that has this function needs the hook no more.
+    pub function: &'static str,
+    /// A function with a hook of its own, which sees all of it then.
+    pub through: &'static str,
 }
 
 /// Stands for an argument that the program does not read, whatever its type.
@@ -79,6 +90,13 @@ pub const UNREAD: &str = "_";
 
 const SEND: &[&str] = &["struct socket *", "struct msghdr *", "size_t"];
 const RECEIVE: &[&str] = &["struct socket *", "struct msghdr *", "size_t", "int"];
+
+/// From Linux 6.5 on sendfile and splice call the same function as any send.
+const PAGE: &[&str] = &["struct socket *", "struct page *", "int", "size_t", "int"];
+const PAGES: Until = Until {
+    function: "splice_to_socket",
+    through: "unix_stream_sendmsg",
+};
 
 /// The address became a `struct sockaddr_unsized *` in Linux 6.19.
 const UNIX_CONNECT: &[&str] = &["struct socket *", UNREAD, "int", "int"];
@@ -206,6 +224,14 @@ pub const HOOKS: &[Hook] = &[
     )
     .reads(SEND),
     Hook::new(
+        "unix_stream_sendpage_spare",
+        Attach::Exit("unix_stream_sendpage"),
+        Feature::Spares,
+        Stage::Spare,
+    )
+    .reads(PAGE)
+    .until(PAGES),
+    Hook::new(
         "inet_sendmsg_spare",
         Attach::Entry("inet_sendmsg"),
         Feature::Spares,
@@ -261,6 +287,14 @@ pub const HOOKS: &[Hook] = &[
     )
     .reads(SEND),
     Hook::new(
+        "unix_stream_sendpage_exit",
+        Attach::Exit("unix_stream_sendpage"),
+        Feature::UnixFiles,
+        Stage::Data,
+    )
+    .reads(PAGE)
+    .until(PAGES),
+    Hook::new(
         "inet_sendmsg_enter",
         Attach::Entry("inet_sendmsg"),
         Feature::Inet,
@@ -296,6 +330,7 @@ impl Hook {
             stage,
             instead_of: None,
             goes_on_in: None,
+            until: None,
         }
     }
 
@@ -306,6 +341,13 @@ impl Hook {
     const fn goes_on_in(self, array: &'static str) -> Self {
         Self {
             goes_on_in: Some(array),
+            ..self
+        }
+    }
+
+    const fn until(self, until: Until) -> Self {
+        Self {
+            until: Some(until),
             ..self
         }
     }

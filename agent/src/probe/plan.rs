@@ -65,6 +65,12 @@ pub enum Reason {
     /// The kernel gives no occasion for it.
     #[error("not needed: this kernel does not preempt tasks in the kernel")]
     NotNeeded,
+    /// What the function was called for passes another hook on this kernel.
+    #[error("not needed: on this kernel {function} sees all of it")]
+    Covered {
+        /// The function of that hook.
+        function: &'static str,
+    },
     /// The user switched the feature off.
     #[error("switched off by configuration")]
     SwitchedOff,
@@ -118,7 +124,7 @@ impl Plan {
     #[must_use]
     pub fn needs(&self, feature: Feature) -> bool {
         let not_needed = |entry: &Entry| entry.reason() == Some(&Reason::NotNeeded);
-        !self.of(feature).any(not_needed)
+        !self.of(feature).any(not_needed) && !self.of(feature).all(Entry::is_covered)
     }
 
     /// As [`Plan::new`], from any table and any source of argument types.
@@ -196,7 +202,7 @@ impl Plan {
         self.of(feature).find(|entry| {
             let own = entry.reason().is_some_and(|reason| {
                 !matches!(reason, Reason::Replaced { .. } | Reason::Incomplete { .. })
-            });
+            }) && !entry.is_covered();
             let role = entry.hook.role();
             own && !self
                 .of(feature)
@@ -260,6 +266,11 @@ impl Entry {
         }
     }
 
+    /// Not missed by anybody.
+    fn is_covered(&self) -> bool {
+        matches!(self.reason(), Some(Reason::Covered { .. }))
+    }
+
     /// Chosen, or only standing back for another one.
     fn can_be_used(&self) -> bool {
         self.reason()
@@ -272,11 +283,18 @@ fn judge(hook: &Hook, arguments_of: &impl Fn(&str) -> Option<Vec<String>>) -> St
         return State::Chosen;
     };
     let Some(found) = arguments_of(function) else {
-        return State::Off {
-            reason: Reason::NoFunction {
+        let gone = hook
+            .until
+            .filter(|until| arguments_of(until.function).is_some());
+        let reason = match gone {
+            Some(until) => Reason::Covered {
+                function: until.through,
+            },
+            None => Reason::NoFunction {
                 function: function.to_owned(),
             },
         };
+        return State::Off { reason };
     };
     if hook.arguments.is_empty() || fits(&found, hook.arguments) {
         return State::Chosen;

@@ -14,6 +14,7 @@ const fn hook(program: &'static str, function: &'static str, feature: Feature) -
         stage: Stage::Data,
         instead_of: None,
         goes_on_in: None,
+        until: None,
     }
 }
 
@@ -124,6 +125,42 @@ fn leaves_out_what_the_kernel_gives_no_occasion_for() {
             .iter()
             .any(|program| program.ends_with("_spare"))
     );
+}
+
+/// As [`fitting`], for a kernel from Linux 6.5 on.
+fn without_sendpage(function: &str) -> Option<Vec<String>> {
+    let gone = function == "unix_stream_sendpage";
+    (!gone).then(|| fitting(function)).flatten()
+}
+
+#[test]
+fn misses_no_function_whose_work_another_hook_sees() {
+    let plan = Plan::from_hooks(HOOKS, &[], without_sendpage);
+    let off = plan.entries.iter().filter(|entry| !entry.is_chosen());
+    let off: Vec<_> = off
+        .map(|entry| (entry.hook.program, entry.reason().map(Reason::to_string)))
+        .collect();
+    let reason = "not needed: on this kernel unix_stream_sendmsg sees all of it";
+    let expected = ["unix_stream_sendpage_spare", "unix_stream_sendpage_exit"]
+        .map(|program| (program, Some(reason.to_owned())));
+    assert_eq!(off, expected);
+    assert!(!plan.needs(Feature::UnixFiles) && plan.needs(Feature::Spares));
+    assert_eq!(plan.why_off(Feature::UnixFiles), None);
+    assert!(plan.offers(Feature::Spares) && plan.offers(Feature::Unix));
+    let quiet = Plan::from_hooks(HOOKS, &[], without_sendpage).without(Feature::Spares);
+    assert!(!quiet.needs(Feature::Spares));
+}
+
+#[test]
+fn misses_the_same_function_where_no_hook_sees_it() {
+    let plan = Plan::from_hooks(HOOKS, &[], |function| {
+        let newer = function == "splice_to_socket";
+        (!newer).then(|| without_sendpage(function)).flatten()
+    });
+    let (program, reason) = plan.why_off(Feature::UnixFiles).expect("it is off");
+    assert_eq!(program, "unix_stream_sendpage_exit");
+    assert!(matches!(reason, Reason::NoFunction { .. }));
+    assert!(plan.needs(Feature::UnixFiles) && plan.offers(Feature::Unix));
 }
 
 #[test]
