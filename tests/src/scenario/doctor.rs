@@ -71,7 +71,7 @@ fn tries_everything(_context: &mut Context) -> Result<()> {
     }
     for hook in list(&report, "hooks")? {
         let chosen = hook["state"] == "chosen";
-        let there = sendpage || hook["attach"]["target"] != "unix_stream_sendpage";
+        let there = sendpage || hook["target"] != "unix_stream_sendpage";
         let needed = there && (preempts || hook["feature"] != "spares");
         assert_eq!(chosen, needed, "{hook:#}");
         assert!(hook["program"].is_string(), "{hook:#}");
