@@ -113,7 +113,7 @@ mod tests {
         packet[9] = 6;
         packet[24 + 12] = 0x80;
         packet.extend(b"GET");
-        packet[3] = u8::try_from(packet.len()).unwrap();
+        packet[3] = 56 + 3;
         packet.extend([0; 6]);
         assert_eq!(tcp_payload(&packet), Some(&b"GET"[..]));
         packet[3] = 24 + 32;
