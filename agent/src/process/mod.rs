@@ -4,6 +4,7 @@
 //! runtimes. It reads processes and executable images; it never writes to, attaches to or signals one.
 
 pub mod cgroup;
+pub mod connections;
 pub mod dispatch;
 pub mod elf;
 #[cfg(test)]
