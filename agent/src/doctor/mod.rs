@@ -126,7 +126,7 @@ pub fn examine(proc: &Path) -> Report {
         cost: None,
         cost_error: None,
     };
-    let failed = match try_all(features, &mut report) {
+    let failed = match try_all(features, proc, &mut report) {
         Ok(()) => None,
         Err(error) => Some(chain(&error)),
     };
@@ -144,14 +144,14 @@ pub fn examine(proc: &Path) -> Report {
     report
 }
 
-fn try_all(features: Features, report: &mut Report) -> Result<(), ProbeError> {
+fn try_all(features: Features, proc: &Path, report: &mut Report) -> Result<(), ProbeError> {
     let kernel = Kernel::of(features, &[])?;
     let missing = kernel.offsets.missing.iter();
     report.absent_members = missing
         .map(|missing| format!("{}: {}", missing.member, missing.reason))
         .collect();
     report.judge(&kernel.plan);
-    let refused = inject::prove(&kernel.features, &[]).err();
+    let refused = inject::prove(&kernel.features, proc, &[]).err();
     report.headers = Some(HeaderReport {
         works: refused.is_none(),
         reason: refused.map(|error| error.to_string()),

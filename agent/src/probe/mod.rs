@@ -18,6 +18,7 @@ pub mod loader;
 pub mod log;
 pub mod maps;
 mod memory;
+pub mod namespace;
 pub mod objects;
 pub mod plan;
 pub mod settings;

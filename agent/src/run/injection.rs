@@ -18,7 +18,17 @@ pub(super) fn prepare(config: &Config, features: &Features) -> Option<SharedMaps
     if config.inject_to.is_empty() {
         return None;
     }
-    or_say_why(inject::prove(features, &config.faults).and_then(|()| SharedMaps::new()))
+    let passed = or_say_why(inject::prove(features, &config.proc_root, &config.faults))?;
+    let milliseconds = u64::try_from(passed.took.as_millis()).unwrap_or(u64::MAX);
+    match passed.without_veth {
+        None => info!(milliseconds, "self-test of header injection passed"),
+        Some(reason) => info!(
+            milliseconds,
+            without = reason,
+            "self-test of header injection passed on loopback alone"
+        ),
+    }
+    or_say_why(SharedMaps::new())
 }
 
 /// Loads the object that writes them.

@@ -4,20 +4,37 @@
 
 use std::{
     io::{Read as _, Write as _},
-    net::Shutdown,
+    net::{Shutdown, TcpStream},
 };
 
-use rustix::net::SendFlags;
+use rustix::{
+    event::epoll,
+    net::{RecvFlags, SendFlags, sockopt::set_socket_oobinline},
+};
 
-use super::{Failure, Pair, When as _, pattern, receive, same};
+use super::{
+    Failure, Pair, When as _, pattern, receive, same,
+    waiting::{poller, wait},
+};
 use crate::probe::inject::Bench;
 
 impl Pair {
+    /// An urgent byte beside the stream, which epoll announces; and as one of the stream's, in both directions.
     pub(super) fn urgent(&mut self) -> Result<(), Failure> {
-        self.client.write_all(b"before").when("send")?;
-        rustix::net::send(&self.client, b"!", SendFlags::OOB).when("urgent send")?;
-        self.client.write_all(b"after").when("send")?;
-        rustix::net::sockopt::set_socket_oobinline(&self.server, true).when("setsockopt")?;
+        let poller = poller(&self.client, epoll::EventFlags::PRI)?;
+        send_urgent(&mut self.server)?;
+        wait(&poller, true, "an urgent byte arrived")?;
+        let mut byte = [0];
+        rustix::net::recv(&self.client, &mut byte, RecvFlags::OOB).when("urgent receive")?;
+        same(&byte, b"!", "an urgent byte")?;
+        receive(&mut self.client, b"beforeafter", "around an urgent byte")?;
+        wait(&poller, false, "the urgent byte was read")?;
+
+        set_socket_oobinline(&self.client, true).when("setsockopt")?;
+        send_urgent(&mut self.server)?;
+        receive(&mut self.client, b"before!after", "urgent data")?;
+        set_socket_oobinline(&self.server, true).when("setsockopt")?;
+        send_urgent(&mut self.client)?;
         receive(&mut self.server, b"before!after", "urgent data")
     }
 
@@ -55,4 +72,10 @@ impl Pair {
             "the other half of a half-closed connection",
         )
     }
+}
+
+fn send_urgent(from: &mut TcpStream) -> Result<(), Failure> {
+    from.write_all(b"before").when("send")?;
+    rustix::net::send(&*from, b"!", SendFlags::OOB).when("urgent send")?;
+    from.write_all(b"after").when("send")
 }

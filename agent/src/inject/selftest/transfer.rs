@@ -5,16 +5,25 @@
 use std::{
     fs::File,
     io::{Read as _, Seek as _, Write as _},
+    net::{Shutdown, TcpStream},
     thread,
     time::{Duration, Instant},
 };
 
-use rustix::{fs::MemfdFlags, io::ioctl_fionread};
+use rustix::{
+    fs::MemfdFlags,
+    io::ioctl_fionread,
+    pipe::{PipeFlags, SpliceFlags},
+};
 
 use super::{Failure, PATIENCE, Pair, When as _, pattern, receive, same};
 
-/// Bytes of the large transfers.
-const LARGE: usize = 1 << 20;
+/// Bytes of the large transfers: the same block over and over.
+const LARGE: usize = BLOCKS * BLOCK;
+const BLOCKS: usize = 40;
+const BLOCK: usize = (256 << 10) + 1;
+
+const WHEN: &str = "a large transfer";
 
 impl Pair {
     pub(super) fn sendfile(&mut self) -> Result<(), Failure> {
@@ -50,44 +59,159 @@ impl Pair {
         Ok(())
     }
 
+    /// Pages that go from a pipe into the socket, and from the socket into a pipe.
+    pub(super) fn splice(&mut self) -> Result<(), Failure> {
+        // Less than a pipe holds.
+        let content = pattern(60_000);
+        let (out, into) = rustix::pipe::pipe_with(PipeFlags::CLOEXEC).when("pipe")?;
+        let (mut out, mut into) = (File::from(out), File::from(into));
+        into.write_all(&content).when("write")?;
+        let mut moved = 0;
+        while moved < content.len() {
+            let left = content.len() - moved;
+            let flags = SpliceFlags::empty();
+            let count =
+                rustix::pipe::splice(&out, None, &self.client, None, left, flags).when("splice")?;
+            let part = &content[moved..moved + count];
+            receive(&mut self.server, part, "pages spliced into the socket")?;
+            moved += count;
+        }
+        self.server.write_all(&content).when("send")?;
+        let mut received = Vec::new();
+        while received.len() < content.len() {
+            let left = content.len() - received.len();
+            let flags = SpliceFlags::empty();
+            let count = rustix::pipe::splice(&self.client, None, &into, None, left, flags)
+                .when("splice")?;
+            let mut part = vec![0; count];
+            if count == 0 {
+                break;
+            }
+            out.read_exact(&mut part).when("read")?;
+            received.extend(part);
+        }
+        same(&received, &content, "pages spliced out of the socket")
+    }
+
     /// Both directions at once; the reader that is enrolled sizes its reads by FIONREAD.
     pub(super) fn large_transfer(&mut self) -> Result<(), Failure> {
+        let block = pattern(BLOCK);
         let mut server = self.server.try_clone().when("dup")?;
         let mut sender = self.client.try_clone().when("dup")?;
         let mut back = self.server.try_clone().when("dup")?;
         thread::scope(|scope| {
-            let answering = scope.spawn(move || back.write_all(&pattern(LARGE)).when("large send"));
-            let sending = scope.spawn(move || sender.write_all(&pattern(LARGE)).when("large send"));
-            let reading =
-                scope.spawn(move || receive(&mut server, &pattern(LARGE), "a large transfer"));
-            let mut received = Vec::with_capacity(LARGE);
-            let deadline = Instant::now() + 5 * PATIENCE;
-            while received.len() < LARGE {
-                if Instant::now() > deadline {
+            let answering = scope.spawn(|| send_large(&mut back, &block));
+            let sending = scope.spawn(|| send_large(&mut sender, &block));
+            let reading = scope.spawn(|| {
+                let mut expected = Repeated::new(&block);
+                let mut part = vec![0; 64 << 10];
+                while expected.at < LARGE {
+                    let count = server.read(&mut part).when("receive")?;
+                    expected.go_on(&part[..count])?;
+                }
+                expected.end()
+            });
+            let by_count = self.read_by_count(&mut Repeated::new(&block));
+            if by_count.is_err() {
+                // Whoever still sends to it or waits for it is let off.
+                let _ = self.client.shutdown(Shutdown::Both);
+            }
+            let joined = |thread: thread::ScopedJoinHandle<'_, Result<(), Failure>>| {
+                thread.join().unwrap_or(Err(Failure::GivenUp))
+            };
+            let others = [joined(answering), joined(sending), joined(reading)];
+            by_count?;
+            others.into_iter().collect()
+        })
+    }
+
+    /// Reads all of it, each time as much as FIONREAD says is there.
+    fn read_by_count(&mut self, expected: &mut Repeated<'_>) -> Result<(), Failure> {
+        let mut part = Vec::new();
+        let mut moved_at = Instant::now();
+        while expected.at < LARGE {
+            let said = ioctl_fionread(&self.client).when("FIONREAD")?;
+            if said == 0 {
+                if moved_at.elapsed() > PATIENCE {
                     return Err(Failure::Fionread {
-                        said: 0,
-                        there: (LARGE - received.len()) as u64,
+                        said,
+                        there: (LARGE - expected.at) as u64,
                         when: "during a large transfer",
                     });
                 }
-                let said = ioctl_fionread(&self.client).when("FIONREAD")?;
-                if said == 0 {
-                    thread::sleep(Duration::from_micros(200));
-                    continue;
-                }
-                let mut part = vec![0; usize::try_from(said).unwrap_or(LARGE)];
-                self.client.read_exact(&mut part).when("receive")?;
-                received.extend(part);
+                thread::sleep(Duration::from_micros(200));
+                continue;
             }
-            let joined = |thread: thread::ScopedJoinHandle<'_, Result<(), Failure>>| {
-                thread.join().unwrap_or(Err(Failure::Bytes {
-                    when: "a large transfer was given up",
-                }))
-            };
-            joined(answering)?;
-            joined(sending)?;
-            joined(reading)?;
-            same(&received, &pattern(LARGE), "a large transfer")
-        })
+            part.resize(usize::try_from(said).unwrap_or(LARGE).min(LARGE), 0);
+            self.client.read_exact(&mut part).when("receive")?;
+            expected.go_on(&part)?;
+            moved_at = Instant::now();
+        }
+        expected.end()
+    }
+}
+
+fn send_large(to: &mut TcpStream, block: &[u8]) -> Result<(), Failure> {
+    (0..BLOCKS).try_for_each(|_| to.write_all(block).when("large send"))
+}
+
+/// A block over and over, as far as it has come.
+struct Repeated<'a> {
+    block: &'a [u8],
+    at: usize,
+}
+
+impl<'a> Repeated<'a> {
+    const fn new(block: &'a [u8]) -> Self {
+        Self { block, at: 0 }
+    }
+
+    /// Checks what comes next.
+    fn go_on(&mut self, mut bytes: &[u8]) -> Result<(), Failure> {
+        if bytes.is_empty() {
+            return Err(Failure::Bytes { when: WHEN });
+        }
+        while !bytes.is_empty() {
+            let due = &self.block[self.at % self.block.len()..];
+            let (now, later) = bytes.split_at(due.len().min(bytes.len()));
+            same(now, &due[..now.len()], WHEN)?;
+            self.at += now.len();
+            bytes = later;
+        }
+        Ok(())
+    }
+
+    /// Checks that it was all, and no more.
+    fn end(&self) -> Result<(), Failure> {
+        if self.at == LARGE {
+            Ok(())
+        } else {
+            Err(Failure::Bytes { when: WHEN })
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sees_a_byte_that_is_changed_missing_or_twice() {
+        let block = pattern(1000);
+        let sent = block.repeat(3);
+        let check = |bytes: &[u8]| {
+            let mut expected = Repeated::new(&block);
+            bytes.chunks(333).try_for_each(|part| expected.go_on(part))
+        };
+        assert!(check(&sent).is_ok());
+        let mut changed = sent.clone();
+        changed[2500] ^= 1;
+        let (mut missing, mut twice) = (sent.clone(), sent.clone());
+        missing.remove(1999);
+        twice.insert(1000, sent[999]);
+        for wrong in [changed, missing, twice] {
+            assert!(matches!(check(&wrong), Err(Failure::Bytes { .. })));
+        }
+        assert!(check(&[]).is_ok() && Repeated::new(&block).go_on(&[]).is_err());
     }
 }

@@ -2,7 +2,7 @@
 //!
 //! Input: a [`Pair`]. Output: nothing, or an event of epoll that was lost or came without a reason.
 
-use std::{io::Write as _, os::fd::OwnedFd, time::Duration};
+use std::{io::Write as _, net::TcpStream, os::fd::OwnedFd, time::Duration};
 
 use rustix::event::{Timespec, epoll};
 
@@ -15,9 +15,7 @@ impl Pair {
             (epoll::EventFlags::IN, false),
             (epoll::EventFlags::IN | epoll::EventFlags::ET, true),
         ] {
-            let poller = epoll::create(epoll::CreateFlags::CLOEXEC).when("epoll_create")?;
-            epoll::add(&poller, &self.client, epoll::EventData::new_u64(1), flags)
-                .when("epoll_ctl")?;
+            let poller = poller(&self.client, flags)?;
             wait(&poller, false, "ready without bytes")?;
             for _ in 0..2 {
                 self.server.write_all(&pattern(20)).when("send")?;
@@ -35,8 +33,15 @@ impl Pair {
     }
 }
 
+/// An epoll instance that waits for this on one socket.
+pub(super) fn poller(socket: &TcpStream, flags: epoll::EventFlags) -> Result<OwnedFd, Failure> {
+    let poller = epoll::create(epoll::CreateFlags::CLOEXEC).when("epoll_create")?;
+    epoll::add(&poller, socket, epoll::EventData::new_u64(1), flags).when("epoll_ctl")?;
+    Ok(poller)
+}
+
 /// Waits a moment for readiness, longer where it is due.
-fn wait(poller: &OwnedFd, due: bool, when: &'static str) -> Result<(), Failure> {
+pub(super) fn wait(poller: &OwnedFd, due: bool, when: &'static str) -> Result<(), Failure> {
     let timeout = if due {
         PATIENCE
     } else {

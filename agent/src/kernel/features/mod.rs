@@ -16,7 +16,7 @@ use serde::Serialize;
 
 pub use self::{
     findings::{Finding, Severity},
-    processes::Processes,
+    processes::{Processes, own_thread},
 };
 use super::version::Version;
 

@@ -65,6 +65,15 @@ impl Processes {
     }
 }
 
+/// The calling thread as the kernel knows it, thread group id << 32 | thread id, where the `/proc` mounted at `proc` is that of the host.
+#[must_use]
+pub fn own_thread(proc: &Path) -> Option<u64> {
+    let link = fs::read_link(proc.join("thread-self")).ok()?;
+    let (own, thread) = link.to_str()?.split_once("/task/")?;
+    let (own, thread): (u32, u32) = (own.parse().ok()?, thread.parse().ok()?);
+    Some(u64::from(own) << 32 | u64::from(thread))
+}
+
 #[cfg(test)]
 mod tests {
     use std::os::unix::fs::symlink;
@@ -115,6 +124,17 @@ mod tests {
     fn knows_the_machine_it_runs_on() {
         if let Processes::Host { own } = Processes::shown_by(Path::new("/proc")) {
             assert_eq!(own, std::process::id());
+            let thread = rustix::thread::gettid().as_raw_nonzero().get();
+            let expected = u64::from(own) << 32 | u64::from(thread.cast_unsigned());
+            assert_eq!(own_thread(Path::new("/proc")), Some(expected));
         }
+    }
+
+    #[test]
+    fn knows_its_thread_by_the_name_that_the_mount_gives_it() {
+        let proc = ProcFolder::new();
+        assert_eq!(own_thread(proc.path()), None);
+        symlink("42/task/43", proc.path().join("thread-self")).expect("the folder is writable");
+        assert_eq!(own_thread(proc.path()), Some(42 << 32 | 43));
     }
 }
