@@ -13,6 +13,7 @@ use serde::Serialize;
 use self::cost::Before;
 pub use self::cost::{Calls, Cost};
 use crate::{
+    config::Network,
     inject,
     kernel::features::{Features, Finding, Severity},
     probe::{
@@ -23,6 +24,7 @@ use crate::{
         plan::{Plan, State},
         settings::{Settings, Value},
     },
+    process::{Proc, ProcSource as _, connections},
 };
 
 /// Everything that is found out.
@@ -61,6 +63,12 @@ pub struct HeaderReport {
     pub works: bool,
     /// Why headers are not written here.
     pub reason: Option<String>,
+    /// How long the self-test took, milliseconds; none when it failed.
+    pub milliseconds: Option<u64>,
+    /// Why nothing was tried between two network namespaces; none where it was.
+    pub without_veth: Option<String>,
+    /// Connections to the networks of `--inject-to`, unless it names others, that processes have made and hold now: older than an agent that starts now, they get no header.
+    pub older: usize,
 }
 
 /// What became of a feature.
@@ -151,10 +159,17 @@ fn try_all(features: Features, proc: &Path, report: &mut Report) -> Result<(), P
         .map(|missing| format!("{}: {}", missing.member, missing.reason))
         .collect();
     report.judge(&kernel.plan);
-    let refused = inject::prove(&kernel.features, proc, &[]).err();
+    let (passed, refused) = match inject::prove(&kernel.features, proc, &[]) {
+        Ok(passed) => (Some(passed), None),
+        Err(error) => (None, Some(error.to_string())),
+    };
+    let took = passed.as_ref().map(|passed| passed.took.as_millis());
     report.headers = Some(HeaderReport {
         works: refused.is_none(),
-        reason: refused.map(|error| error.to_string()),
+        reason: refused,
+        milliseconds: took.map(|took| u64::try_from(took).unwrap_or(u64::MAX)),
+        without_veth: passed.and_then(|passed| passed.without_veth),
+        older: older(proc),
     });
     // Nobody is traced but this process, and it only while its calls are timed.
     let settings = Settings::default().with("SELECT_UNKNOWN", Value::U32(0));
@@ -172,6 +187,15 @@ fn try_all(features: Features, proc: &Path, report: &mut Report) -> Result<(), P
         Err(error) => report.cost_error = Some(chain(&error)),
     }
     Ok(())
+}
+
+/// Connections that are older than an agent which would start now.
+fn older(proc: &Path) -> usize {
+    let networks = Network::private();
+    connections::count(proc, Proc::new(proc).tgids(), |connection| {
+        let peer = connection.peer.ip();
+        networks.iter().any(|network| network.contains(peer))
+    })
 }
 
 impl Report {

@@ -1,5 +1,7 @@
 //! What `undertrace doctor` tells of a machine on which all is well, and of one that lacks something.
 
+use std::net::{TcpListener, TcpStream};
+
 use anyhow::{Context as _, Result, ensure};
 use serde_json::Value;
 
@@ -9,6 +11,10 @@ use crate::harness::{Context, agent::run_to_end, kernel_has};
 pub(super) const SCENARIOS: &[Scenario] = &[
     Scenario::core("safety_doctor_tries_everything", tries_everything),
     Scenario::core("safety_doctor_says_what_is_missing", says_what_is_missing),
+    Scenario::full(
+        "safety_doctor_counts_older_connections",
+        counts_older_connections,
+    ),
 ];
 
 /// What all kernels of the matrix have; those that preempt have spare programs too.
@@ -83,6 +89,11 @@ fn tries_everything(_context: &mut Context) -> Result<()> {
             assert!(cost.is_some_and(|ns| ns > 0), "{state} {call}: {report:#}");
         }
     }
+    let headers = &report["headers"];
+    let took = headers["milliseconds"].as_u64().is_some_and(|ms| ms > 0);
+    assert_eq!(Value::Bool(took), headers["works"], "{headers:#}");
+    // The virtual machines have namespaces and interfaces for it.
+    assert_eq!(headers["without_veth"], Value::Null, "{headers:#}");
     assert!(
         report["map_bytes"]
             .as_u64()
@@ -121,6 +132,25 @@ fn says_what_is_missing(_context: &mut Context) -> Result<()> {
     let finding = finding.context("BTF is looked for")?;
     assert_eq!(finding["severity"], "blocking");
     assert_ne!(finding["advice"], "");
+    Ok(())
+}
+
+/// Connections that processes made before, and not their other ends.
+fn counts_older_connections(_context: &mut Context) -> Result<()> {
+    let older = || -> Result<u64> {
+        let ended = run_to_end(&[], &["doctor", "--json"])?;
+        let report: Value = serde_json::from_str(&ended.output)?;
+        let older = report["headers"]["older"].as_u64();
+        older.with_context(|| format!("no count in {report:#}"))
+    };
+    let before = older()?;
+    let listener = TcpListener::bind(("127.0.0.1", 0))?;
+    let address = listener.local_addr()?;
+    let mut open = Vec::new();
+    for _ in 0..3 {
+        open.push((TcpStream::connect(address)?, listener.accept()?));
+    }
+    assert_eq!(older()?, before + 3);
     Ok(())
 }
 
