@@ -8,7 +8,7 @@ use core::arch::asm;
 use agent_common::{
     abi::{
         Counter, Decision, Direction, Header, Injection, InjectionSlot, InjectionState, Kind,
-        PolicyKind, Source, decision_flags,
+        PolicyKind, Source, decision_flags, switches,
     },
     kernel_fields::ABSENT,
     wire::{
@@ -24,7 +24,7 @@ use crate::{
     decide, emit,
     globals::{fault, faulty, global},
     kernel::sock,
-    maps::{INJECTIONS, STATES, add, count},
+    maps::{INJECTIONS, STATES, SWITCHES, add, count},
     scratch::{self, View, Work},
 };
 
@@ -42,10 +42,16 @@ fn find(sk: u64) -> Option<&'static mut Injection> {
     Some(unsafe { &mut *injection })
 }
 
+/// Whether user space has turned writing off for good.
+#[inline(always)]
+fn is_stopped() -> bool {
+    SWITCHES.get(0).copied().unwrap_or(0) & switches::STOPPED != 0
+}
+
 /// A connection of a traced process is established: the handshake's callback, which comes next, shall enrol it.
 #[inline(never)]
 pub(crate) fn want(sk: u64, socket: &mut Socket) {
-    if global!(INJECT) == 0 || socket.policy != PolicyKind::Heads as u8 {
+    if global!(INJECT) == 0 || socket.policy != PolicyKind::Heads as u8 || is_stopped() {
         return;
     }
     let injection = Injection {
@@ -241,6 +247,10 @@ pub extern "C" fn ut_instruct(level: u32) -> u32 {
         || work.decision.direction != Direction::Send as u8
         || work.decisions == 0
     {
+        return 0;
+    }
+    // Its socket was let go, or is about to be.
+    if is_stopped() {
         return 0;
     }
     let Some(injection) = find(work.sk) else {

@@ -69,6 +69,9 @@ pub(crate) static INJECTIONS: HashMap<u64, Injection> =
     HashMap::with_max_entries(INJECTIONS_MAX, 0);
 #[map]
 pub(crate) static STATES: HashMap<u64, KeptState> = HashMap::with_max_entries(STATES_MAX, 0);
+/// What user space switches while the programs are at work: one word, see [`agent_common::abi::switches`].
+#[map]
+pub(crate) static SWITCHES: Array<u32> = Array::with_max_entries(1, 0);
 #[map]
 pub(crate) static LIVE: Array<LiveRequest> = Array::with_max_entries(LIVE_BATCH, 0);
 #[map]

@@ -16,6 +16,12 @@ pub enum InjectionState {
     Refused = 2,
 }
 
+/// Bits of the one word in `SWITCHES`.
+pub mod switches {
+    /// Nothing is written any more, and no connection is wanted: a self-test has failed, or the agent ends. Never taken back.
+    pub const STOPPED: u32 = 1;
+}
+
 /// One place of a send.
 #[derive(
     Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout,

@@ -22,7 +22,7 @@ pub use self::{
     connection::{Close, CloseReason, Open, Origin, Role},
     counter::Counter,
     decision::{Decision, DecisionRecord, Method, Source, decision_flags},
-    injection::{Injection, InjectionSlot, InjectionState, KeptState},
+    injection::{Injection, InjectionSlot, InjectionState, KeptState, switches},
     map::{
         EventLoop, LIVE_BATCH, LiveRequest, Policy, PolicyKind, SELECTION_WORDS, VERDICT_BITS,
         Verdict,

@@ -70,6 +70,10 @@ faults! {
     ProcessesVanish = "processes-vanish";
     /// The self-test of header injection fails.
     SelfTestFails = "self-test-fails";
+    /// The self-test is repeated whenever the counters are asked for.
+    ProofOnReport = "proof-on-report";
+    /// When the self-test is repeated, what it tries writes one byte late.
+    RepetitionBroken = "repetition-broken";
     /// Headers are written twice.
     InjectTwice = "inject-twice";
     /// Headers are written one byte late.

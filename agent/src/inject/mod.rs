@@ -4,6 +4,7 @@
 //! reason why headers are not written. A kernel that fails a self-test gets none, also when it fails one later.
 
 pub mod selftest;
+pub mod watch;
 
 use std::path::Path;
 
@@ -25,7 +26,7 @@ pub fn prove(features: &Features, proc: &Path, faults: &[Fault]) -> Result<Passe
     if faults.contains(&Fault::SelfTestFails) {
         return Err(selftest::Failure::Forced.into());
     }
-    let passed = selftest::run(&mut Bench::new()?, proc)?;
+    let passed = selftest::run(&mut Bench::new(&[])?, proc)?;
     // The table refuses what a test may have missed.
     let quirk = features.version.into_iter().flat_map(quirks::of).next();
     match quirk {

@@ -11,10 +11,10 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use agent_common::abi::Injection;
+use agent_common::abi::{Injection, switches};
 use aya::{
     Ebpf, EbpfLoader, VerifierLogLevel,
-    maps::{HashMap, LpmTrie, MapData, MapError, SockHash, lpm_trie::Key},
+    maps::{Array, HashMap, LpmTrie, MapData, MapError, SockHash, lpm_trie::Key},
     programs::{CgroupAttachMode, Program, ProgramError},
 };
 use aya_obj::generated::{bpf_attach_type, bpf_prog_type};
@@ -34,7 +34,10 @@ const WRITER: &str = "write_context";
 /// The callback of the handshake.
 const ENROLLER: &str = "enrol_established";
 /// Maps that both objects have.
-const SHARED: &[&str] = &["INJECTIONS", "STATES", "COUNTERS"];
+const SHARED: &[&str] = &["INJECTIONS", "STATES", "SWITCHES", "COUNTERS"];
+
+/// Threads that send in one self-test, with room to spare.
+const BENCH_THREADS: u32 = 16;
 
 /// Bits of the global `INJECT_FAULT`, agent-ebpf `bin/inject`.
 const FAULTS: &[(Fault, u32)] = &[
@@ -146,7 +149,9 @@ impl SharedMaps {
 pub struct Injector {
     ebpf: Ebpf,
     sockets: SockHash<MapData, u64>,
+    switches: Array<MapData, u32>,
     let_go: u64,
+    stopped: bool,
 }
 
 /// [`Injection`] as plain words.
@@ -181,6 +186,7 @@ impl Injector {
             Some(shared) => shared.apply(&mut loader),
             None => {
                 loader.map_max_entries("STATES", 1);
+                loader.map_max_entries("INJECTIONS", BENCH_THREADS);
             }
         }
         if faults.contains(&Fault::SockhashFull) {
@@ -188,6 +194,7 @@ impl Injector {
         }
         let mut ebpf = loader.load(object.bytes).map_err(InjectError::Object)?;
         let sockets: SockHash<MapData, u64> = take(&mut ebpf, "ENROLLED")?;
+        let switches = take(&mut ebpf, "SWITCHES")?;
         let map = sockets.fd().try_clone().map_err(|error| InjectError::Map {
             name: "ENROLLED",
             source: Some(MapError::IoError(error)),
@@ -203,7 +210,9 @@ impl Injector {
         Ok(Self {
             ebpf,
             sockets,
+            switches,
             let_go: 0,
+            stopped: false,
         })
     }
 
@@ -262,6 +271,42 @@ impl Injector {
         }
     }
 
+    /// Turns writing off for good: nothing more is asked for, no connection is enrolled, and every socket is taken out. Connections go on as if they
+    /// had never been in. Gives how many were taken out.
+    pub fn stop(&mut self) -> u64 {
+        let before = self.let_go;
+        if let Err(error) = self.switches.set(0, switches::STOPPED, 0) {
+            // What is asked for is carried out by a socket that is in the map, and none stays.
+            tracing::warn!(%error, "the programs cannot be told that no header is written any more");
+        }
+        if !self.stopped
+            && let Some(Program::SockOps(program)) = self.ebpf.program_mut(ENROLLER)
+            && let Err(error) = program.unload()
+        {
+            tracing::warn!(%error, "the callback of handshakes cannot be detached");
+        }
+        self.stopped = true;
+        self.let_all_go();
+        self.let_go - before
+    }
+
+    /// After [`Injector::stop`]: takes out what a callback put in that was running meanwhile.
+    pub fn tidy(&mut self) {
+        if self.stopped {
+            self.let_all_go();
+        }
+    }
+
+    fn let_all_go(&mut self) {
+        // The first key, over and over: an iterator loses its place in a map that shrinks.
+        for _ in 0..=u32::from(u16::MAX) {
+            let Some(Ok(connection)) = self.sockets.keys().next() else {
+                return;
+            };
+            self.let_go(connection);
+        }
+    }
+
     /// Sockets that were taken out.
     #[must_use]
     pub const fn let_go_count(&self) -> u64 {
@@ -270,12 +315,12 @@ impl Injector {
 }
 
 impl Bench {
-    /// An injector whose sockets are enrolled by hand.
+    /// An injector whose sockets are enrolled by hand; with `faults`, one that is broken.
     ///
     /// # Errors
     /// When the kernel refuses something.
-    pub fn new() -> Result<Self, InjectError> {
-        let mut injector = Injector::load(None, &[], None)?;
+    pub fn new(faults: &[Fault]) -> Result<Self, InjectError> {
+        let mut injector = Injector::load(None, faults, None)?;
         let injections = take(&mut injector.ebpf, "INJECTIONS")?;
         Ok(Self {
             injector,

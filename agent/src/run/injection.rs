@@ -1,16 +1,17 @@
-//! Sets up the writing of trace context into requests, where that is wanted.
+//! Sets up the writing of trace context into requests, where that is wanted, and ends it when a self-test fails later.
 //!
-//! Input: the configuration and what this machine is. Output: the object at work, or nothing: then one warning says why, and tracing goes on without.
+//! Input: the configuration and what this machine is; time. Output: the object at work, or nothing: then one warning says why, and tracing goes on without.
 
 use std::path::Path;
 
-use tracing::{info, warn};
+use tracing::{debug, info, warn};
 
 use crate::{
-    config::Config,
-    inject,
+    config::{Config, Fault},
+    inject::{self, watch::Watch},
     kernel::{features::Features, offsets::Offsets},
     probe::inject::{InjectError, Injector, SharedMaps},
+    telemetry::Counters,
 };
 
 /// Proves that headers can be written here, and prepares maps for two objects.
@@ -44,18 +45,87 @@ pub(super) fn load(shared: &SharedMaps, config: &Config, offsets: &Offsets) -> O
 }
 
 /// Attaches it to the control group whose processes make the connections.
-pub(super) fn attach(mut injector: Injector, cgroup: Option<&Path>) -> Option<Injector> {
+pub(super) fn attach(
+    mut injector: Injector,
+    cgroup: Option<&Path>,
+    config: &Config,
+) -> Option<Injection> {
     let attached = match cgroup {
         Some(cgroup) => injector.attach(cgroup),
         None => Err(InjectError::NoCgroup),
     };
     or_say_why(attached)?;
     info!("trace context is written into requests on connections made from now on");
-    Some(injector)
+    Some(Injection {
+        injector,
+        watch: Some(Watch::new(config.proc_root.clone(), &config.faults)),
+        on_report: config.faults.contains(&Fault::ProofOnReport),
+    })
 }
 
 fn or_say_why<T>(result: Result<T, InjectError>) -> Option<T> {
     result
         .inspect_err(|error| warn!(reason = %error, "no trace context is written into requests"))
         .ok()
+}
+
+/// Headers are written, or were until a self-test failed.
+pub(super) struct Injection {
+    injector: Injector,
+    /// None when it has failed.
+    watch: Option<Watch>,
+    on_report: bool,
+}
+
+impl Injection {
+    /// Nothing will be written into this connection any more.
+    pub(super) fn let_go(&mut self, connection: u64) {
+        self.injector.let_go(connection);
+    }
+
+    /// Time passed.
+    pub(super) fn tick(&mut self, now_ns: u64, counters: &Counters) {
+        self.injector.tidy();
+        match self.watch.as_mut().and_then(|watch| watch.tick(now_ns)) {
+            None => {}
+            Some(Ok(())) => {
+                counters.inject_proofs.increment();
+                debug!("self-test of header injection passed again");
+            }
+            Some(Err(error)) => {
+                self.watch = None;
+                let sockets = self.injector.stop();
+                counters.inject_proofs_failed.increment();
+                warn!(
+                    reason = %error, sockets,
+                    "no header is written any more: the self-test has failed; every socket was let go"
+                );
+            }
+        }
+    }
+
+    /// The counters were asked for.
+    pub(super) const fn reported(&mut self) {
+        if self.on_report
+            && let Some(watch) = &mut self.watch
+        {
+            watch.ask();
+        }
+    }
+
+    /// The agent ends: nothing is written any more of which no span would tell.
+    pub(super) fn end(&mut self) {
+        let sockets = self.injector.stop();
+        debug!(sockets, "sockets were let go");
+    }
+
+    /// Whether no self-test has failed.
+    pub(super) const fn holds(&self) -> bool {
+        self.watch.is_some()
+    }
+
+    /// Sockets that were taken out.
+    pub(super) const fn let_go_count(&self) -> u64 {
+        self.injector.let_go_count()
+    }
 }

@@ -129,6 +129,10 @@ counters! {
     spans_exported;
     /// Export requests that were tried again.
     export_retries;
+    /// Self-tests that were repeated while headers are written, and passed.
+    inject_proofs;
+    /// Those that failed: no header is written any more.
+    inject_proofs_failed;
     /// Processes examined.
     processes;
     /// Processes that were gone before they could be examined.

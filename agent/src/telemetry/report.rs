@@ -22,6 +22,7 @@ const LOSSES: &[&str] = &[
     "inject_other_send",
     "inject_changed",
     "inject_refused",
+    "inject_proofs_failed",
     "records_unknown_kind",
     "records_malformed",
     "connections_without_open",

@@ -3,10 +3,10 @@
 //! Input: the handshake's callback, and what `capture` has left for the socket. Output: the socket in [`ENROLLED`], if its peer is in
 //! one of [`NETWORKS`].
 
-use agent_common::abi::{Counter, InjectionState};
+use agent_common::abi::{Counter, InjectionState, switches};
 use aya_ebpf::{bindings::BPF_NOEXIST, maps::lpm_trie::Key, programs::SockOpsContext};
 
-use crate::{ENROLLED, NETWORKS, count, find, tcp_sock};
+use crate::{ENROLLED, NETWORKS, SWITCHES, count, find, tcp_sock};
 
 /// Address families (include/linux/socket.h).
 const AF_INET: u32 = 2;
@@ -20,7 +20,8 @@ pub(crate) fn enrol(ctx: &SockOpsContext) -> Option<()> {
     // SAFETY: the only member of the union that is a value.
     let sk = unsafe { operations.__bindgen_anon_2.sk };
     let injection = find(tcp_sock(sk.cast())? as u64)?;
-    if injection.state != InjectionState::Wanted as u32 {
+    let switched = SWITCHES.get(0).copied().unwrap_or(0);
+    if injection.state != InjectionState::Wanted as u32 || switched & switches::STOPPED != 0 {
         return None;
     }
     injection.state = InjectionState::Refused as u32;

@@ -19,7 +19,7 @@ use aya_ebpf::{
     bindings::BPF_SOCK_OPS_ACTIVE_ESTABLISHED_CB,
     helpers::bpf_skc_to_tcp_sock,
     macros::{map, sk_msg, sock_ops},
-    maps::{HashMap, LpmTrie, PerCpuArray, SockHash},
+    maps::{Array, HashMap, LpmTrie, PerCpuArray, SockHash},
     programs::{SkMsgContext, SockOpsContext},
 };
 
@@ -29,6 +29,9 @@ static INJECTIONS: HashMap<u64, Injection> = HashMap::with_max_entries(8_192, 0)
 /// What requests brought along, shared with `capture`.
 #[map]
 static STATES: HashMap<u64, KeptState> = HashMap::with_max_entries(4_096, 0);
+/// What user space switches while the programs are at work; shared with `capture`.
+#[map]
+static SWITCHES: Array<u32> = Array::with_max_entries(1, 0);
 /// Shared with `capture`.
 #[map]
 static COUNTERS: PerCpuArray<u64> = PerCpuArray::with_max_entries(Counter::CAPACITY, 0);

@@ -20,6 +20,9 @@ const LAST_LOOK: Duration = Duration::from_millis(5);
 impl Agent {
     /// Ends the programs, and takes what they have left.
     pub(super) fn detach(&mut self, mut reader: Reader, outputs: &mut Outputs) {
+        if let Some(injection) = &mut self.inner.injection {
+            injection.end();
+        }
         self.stood_in_last = self.kernel_counters.one(Counter::ProgramsStoodIn).ok();
         self.attached.detach();
         self.drain(&mut reader);

@@ -17,6 +17,7 @@ pub(super) use self::setup::{parser_config, seed_of};
 use super::{
     RunError,
     event_loops::EventLoops,
+    injection::Injection,
     outputs::{KernelValues, Outputs},
     signals::Signals,
     sweep::Sweep,
@@ -33,7 +34,6 @@ use crate::{
     pipeline::Pipeline,
     probe::{
         attach::Attached,
-        inject::Injector,
         live::LivePositions,
         log::KernelLog,
         maps::{Counters as KernelCounters, Selection as Verdicts},
@@ -97,7 +97,7 @@ struct Inner {
     event_loops: EventLoops,
     recorder: Option<Recorder>,
     counters: Arc<Counters>,
-    injector: Option<Injector>,
+    injection: Option<Injection>,
 }
 
 /// How often a spare program has done another one's work.
@@ -141,6 +141,9 @@ impl Agent {
             if signals.take_report() {
                 self.publish(outputs, reader.largest_batch_bytes());
                 outputs.report();
+                if let Some(injection) = &mut self.inner.injection {
+                    injection.reported();
+                }
             }
         }
         self.detach(reader, outputs);
@@ -157,6 +160,9 @@ impl Agent {
         self.inner.table.expire(now_ns);
         self.inner.look_at_event_loops(now_ns);
         self.sweep.tick(now_ns, &self.inner.counters);
+        if let Some(injection) = &mut self.inner.injection {
+            injection.tick(now_ns, &self.inner.counters);
+        }
         outputs.tick(now_ns);
     }
 
@@ -192,15 +198,18 @@ impl Agent {
             .map(|(counter, value)| (counter.name(), value))
             .collect();
         counters.push(("programs_missed", self.missed(stood_in)));
-        let injector = self.inner.injector.as_ref();
-        counters.push(("inject_let_go", injector.map_or(0, Injector::let_go_count)));
+        let injection = self.inner.injection.as_ref();
+        counters.push((
+            "inject_let_go",
+            injection.map_or(0, Injection::let_go_count),
+        ));
         outputs.publish(KernelValues {
             counters,
             handovers_held: self.sweep.held,
             map_memory_bytes: self.map_memory_bytes,
             ring_largest_batch_bytes,
             processes_known: self.inner.table.len() as u64,
-            headers_written: self.inner.injector.is_some(),
+            headers_written: injection.is_some_and(Injection::holds),
         });
     }
 

@@ -77,8 +77,8 @@ impl Inner {
                 });
             }
             Event::Release(header) => {
-                if let Some(injector) = &mut self.injector {
-                    injector.let_go(header.connection);
+                if let Some(injection) = &mut self.injection {
+                    injection.let_go(header.connection);
                 }
             }
             Event::Close(_) | Event::MessageEnd(_) | Event::Retransmit(_) => {}

@@ -63,18 +63,18 @@ pub(super) fn start(config: &Config, record: Option<(&Path, bool)>) -> Result<Re
     let own = kernel.own()?;
     let settings = Settings::from_config(config, own)
         .with("LOG", Value::U32(u32::from(KernelLog::is_wanted())));
-    let injection = injection::prepare(config, &kernel.features);
+    let shared = injection::prepare(config, &kernel.features);
     let settings = settings
-        .with("INJECT", Value::U32(u32::from(injection.is_some())))
+        .with("INJECT", Value::U32(u32::from(shared.is_some())))
         .and(&Settings {
-            map_sizes: match injection {
+            map_sizes: match shared {
                 Some(_) => Vec::new(),
                 None => vec![("INJECTIONS", 1), ("STATES", 1)],
             },
             ..Settings::default()
         });
-    let mut loaded = kernel.load_with(&settings, injection.as_ref())?;
-    let injector = injection.and_then(|shared| injection::load(&shared, config, &kernel.offsets));
+    let mut loaded = kernel.load_with(&settings, shared.as_ref())?;
+    let injector = shared.and_then(|shared| injection::load(&shared, config, &kernel.offsets));
     let cgroup = kernel.features.cgroup2.clone();
     let release = kernel.features.release.clone();
     let recorder = match record {
@@ -104,7 +104,8 @@ pub(super) fn start(config: &Config, record: Option<(&Path, bool)>) -> Result<Re
     let stood_in_early = maps.counters.one(Counter::ProgramsStoodIn).unwrap_or(0);
     let map_memory_bytes = attached.map_memory_bytes();
     // Last: connections are enrolled when everything that knows of them is at work.
-    let injector = injector.and_then(|injector| injection::attach(injector, cgroup.as_deref()));
+    let injection =
+        injector.and_then(|injector| injection::attach(injector, cgroup.as_deref(), config));
     let live = if attached.offers(Feature::LivePositions) {
         Some(attached.take_live_positions()?)
     } else {
@@ -143,7 +144,7 @@ pub(super) fn start(config: &Config, record: Option<(&Path, bool)>) -> Result<Re
             event_loops: EventLoops::new(maps.runtimes),
             recorder,
             counters,
-            injector,
+            injection,
         },
         clock: Clock::default(),
         kernel_counters: maps.counters,

@@ -5,6 +5,7 @@
 mod clients;
 mod hosts;
 pub(super) mod limits;
+pub(super) mod proofs;
 mod queue;
 mod wire;
 
