@@ -56,6 +56,10 @@ pub static LOG: u32 = 0;
 #[unsafe(no_mangle)]
 pub static INJECT: u32 = 0;
 
+/// 1: user space also puts connections that are older than the agent into the sockhash.
+#[unsafe(no_mangle)]
+pub static INJECT_EXISTING: u32 = 0;
+
 /// 1: context of other propagators than `traceparent` is looked for.
 #[unsafe(no_mangle)]
 pub static PROPAGATORS: u32 = 0;
@@ -104,6 +108,8 @@ pub mod fault {
     pub const BODIES_MISSING: u32 = 1 << 12;
     /// Whoever first comes to close a request finds the claim of another, who finds theirs: both leave it.
     pub const CLOSE_CONTENDED: u32 = 1 << 13;
+    /// What is taken for a request on a connection older than the agent gets a header without more proof: the negative control of that proof.
+    pub const INJECT_EAGERLY: u32 = 1 << 14;
 }
 
 /// Reads a global: volatile, because the value that the compiler sees is not the one that the program will see.

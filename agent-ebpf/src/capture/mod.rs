@@ -36,7 +36,7 @@ use crate::{
     conn::{self, Socket, flags, ut_first_seen},
     decide,
     globals::global,
-    inject::{self, ut_instruct, ut_keep_state, ut_release},
+    inject::{self, ut_adopt, ut_instruct, ut_keep_state, ut_release},
     kernel::sock::{IPPROTO_MPTCP, Identity},
     scratch::{self, Work},
 };
@@ -82,6 +82,9 @@ pub extern "C" fn ut_segment(level: u32) -> u32 {
             socket
         }
     };
+    if work.direction == Direction::Send as u32 && inject::may_be_adopted(socket) {
+        ut_adopt(level);
+    }
     observe(work, socket);
     if socket.policy == PolicyKind::Ignore as u8 {
         return 0;

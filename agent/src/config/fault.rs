@@ -82,6 +82,8 @@ faults! {
     InjectLoss = "inject-loss";
     /// What to write into a request is meant for another send.
     InjectStale = "inject-stale";
+    /// On connections older than the agent, whatever looks like a request gets a header.
+    InjectEagerly = "inject-eagerly";
     /// `INJECTIONS` has room for one connection.
     InjectionsFull = "injections-full";
     /// The sockhash has room for one connection.

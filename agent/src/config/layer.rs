@@ -72,6 +72,10 @@ pub struct Layer {
         help_heading = "Trace context between hosts"
     )]
     pub inject_to: Vec<Network>,
+    /// Write it also into requests on connections that are older than the agent, from the third request on that it sees; their descriptors are duplicated
+    /// for a moment while they are idle [env: UNDERTRACE_INJECT_EXISTING].
+    #[arg(long, num_args = 0..=1, default_missing_value = "true", require_equals = true, value_name = "BOOL", help_heading = "Trace context between hosts")]
+    pub inject_existing: Option<bool>,
     /// Take trace context only from these networks, that from elsewhere becomes a link; the default: private, loopback and link-local ones
     /// [env: UNDERTRACE_TRUST_CONTEXT].
     #[arg(
@@ -160,6 +164,7 @@ impl Layer {
                 "UNDERTRACE_INJECT_TO",
                 "networks such as 10.0.0.0/8, separated by commas",
             )?,
+            inject_existing: truth(env, "UNDERTRACE_INJECT_EXISTING")?,
             trust_context: list(
                 env,
                 "UNDERTRACE_TRUST_CONTEXT",
@@ -198,6 +203,7 @@ impl Layer {
             otlp_exports: self.otlp_exports.or(lower.otlp_exports),
             inject: self.inject.or(lower.inject),
             inject_to: list(self.inject_to, lower.inject_to),
+            inject_existing: self.inject_existing.or(lower.inject_existing),
             trust_context: list(self.trust_context, lower.trust_context),
             propagators: list(self.propagators, lower.propagators),
             console: self.console.or(lower.console),

@@ -59,6 +59,8 @@ pub struct Config {
     pub otlp_exports: bool,
     /// Networks into whose requests trace context is written; none where it is not.
     pub inject_to: Vec<Network>,
+    /// Also into those of connections that are older than the agent.
+    pub inject_existing: bool,
     /// Headers that carry trace context besides `traceparent`, where there are any.
     pub propagators: Option<Table>,
     /// Networks whose trace context is taken; what comes from elsewhere becomes a link.
@@ -145,6 +147,10 @@ impl Config {
         };
         let layer = flags.over(from_env).over(from_file);
 
+        if layer.inject_existing == Some(true) && layer.inject != Some(true) {
+            let expected = "given together with --inject";
+            return Err(ConfigError::value("--inject-existing", "true", expected));
+        }
         let disabled = otlp::flag(env, "OTEL_SDK_DISABLED").unwrap_or(false);
         let variables = layer
             .otlp
@@ -190,6 +196,7 @@ impl Config {
                 (true, networks) if networks.is_empty() => Network::private(),
                 (true, networks) => networks,
             },
+            inject_existing: layer.inject_existing.unwrap_or(false),
             propagators: propagator::resolve(&layer.propagators)?,
             trust_context: if layer.trust_context.is_empty() {
                 Network::private()

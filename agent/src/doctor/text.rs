@@ -110,13 +110,10 @@ fn write_headers(headers: &HeaderReport, out: &mut impl Write) -> io::Result<()>
     indented(&proven, out)?;
     let older = match headers.older {
         0 => return Ok(()),
-        1 => "1 connection is".to_owned(),
-        many => format!("{many} connections are"),
+        1 => "1 connection is there already, and gets".to_owned(),
+        many => format!("{many} connections are there already, and get"),
     };
-    indented(
-        &format!("{older} there already, and would get none unless they are made anew"),
-        out,
-    )
+    indented(&format!("{older} none without `--inject-existing`"), out)
 }
 
 /// `fentry inet_sendmsg, fexit inet_recvmsg`.
@@ -333,8 +330,8 @@ Cost";
         });
         let expected = "requests by `run --inject`
                                   self-test passed in 321 ms, on loopback alone: no namespaces
-                                  1 connection is there already, and would get none unless they are
-                                  made anew
+                                  1 connection is there already, and gets none without
+                                  `--inject-existing`
 ";
         let text = written(&report);
         assert!(text.contains(expected), "{text}");

@@ -3,6 +3,8 @@
 //! Input: the configuration and this machine. Output: an [`Injector`](crate::probe::inject::Injector) to be loaded beside the other programs, or the
 //! reason why headers are not written. A kernel that fails a self-test gets none, also when it fails one later.
 
+pub mod enrolment;
+pub mod older;
 pub mod selftest;
 pub mod watch;
 

@@ -9,6 +9,7 @@ use std::{
     net::Ipv6Addr,
     os::fd::{AsFd, AsRawFd, OwnedFd},
     path::{Path, PathBuf},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
 use agent_common::abi::{Injection, switches};
@@ -22,6 +23,7 @@ use rustix::mount::{FsMountFlags, FsOpenFlags, MountAttrFlags};
 use zerocopy::transmute;
 
 use super::{
+    existing::Enroller,
     loader::{chain, last_lines},
     objects,
 };
@@ -148,14 +150,24 @@ impl SharedMaps {
 /// The object in the kernel.
 pub struct Injector {
     ebpf: Ebpf,
-    sockets: SockHash<MapData, u64>,
+    sockets: Arc<Mutex<Sockets>>,
     switches: Array<MapData, u32>,
     let_go: u64,
-    stopped: bool,
+}
+
+/// The sockhash, for all who change it.
+pub(super) struct Sockets {
+    pub(super) map: SockHash<MapData, u64>,
+    /// None is put in any more.
+    pub(super) stopped: bool,
+}
+
+pub(super) fn lock(sockets: &Mutex<Sockets>) -> MutexGuard<'_, Sockets> {
+    sockets.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// [`Injection`] as plain words.
-type Words = [u64; size_of::<Injection>() / 8];
+pub(super) type Words = [u64; size_of::<Injection>() / 8];
 
 /// What the self-test may do with an injector of its own.
 pub struct Bench {
@@ -209,10 +221,12 @@ impl Injector {
         attached.map_err(refused(WRITER))?;
         Ok(Self {
             ebpf,
-            sockets,
+            sockets: Arc::new(Mutex::new(Sockets {
+                map: sockets,
+                stopped: false,
+            })),
             switches,
             let_go: 0,
-            stopped: false,
         })
     }
 
@@ -265,10 +279,19 @@ impl Injector {
 
     /// Takes a connection's socket out of the sockhash; one that is not there is fine.
     pub fn let_go(&mut self, connection: u64) {
-        match self.sockets.remove(&connection) {
+        match lock(&self.sockets).map.remove(&connection) {
             Ok(()) => self.let_go += 1,
             Err(error) => tracing::trace!(connection, %error, "socket not let go"),
         }
+    }
+
+    /// What puts in connections that are older than the agent.
+    ///
+    /// # Errors
+    /// When it was made before.
+    pub fn enroller(&mut self) -> Result<Enroller, InjectError> {
+        let injections = take(&mut self.ebpf, "INJECTIONS")?;
+        Ok(Enroller::new(Arc::clone(&self.sockets), injections))
     }
 
     /// Turns writing off for good: nothing more is asked for, no connection is enrolled, and every socket is taken out. Connections go on as if they
@@ -279,20 +302,20 @@ impl Injector {
             // What is asked for is carried out by a socket that is in the map, and none stays.
             tracing::warn!(%error, "the programs cannot be told that no header is written any more");
         }
-        if !self.stopped
+        let stopped = std::mem::replace(&mut lock(&self.sockets).stopped, true);
+        if !stopped
             && let Some(Program::SockOps(program)) = self.ebpf.program_mut(ENROLLER)
             && let Err(error) = program.unload()
         {
             tracing::warn!(%error, "the callback of handshakes cannot be detached");
         }
-        self.stopped = true;
         self.let_all_go();
         self.let_go - before
     }
 
     /// After [`Injector::stop`]: takes out what a callback put in that was running meanwhile.
     pub fn tidy(&mut self) {
-        if self.stopped {
+        if lock(&self.sockets).stopped {
             self.let_all_go();
         }
     }
@@ -300,7 +323,8 @@ impl Injector {
     fn let_all_go(&mut self) {
         // The first key, over and over: an iterator loses its place in a map that shrinks.
         for _ in 0..=u32::from(u16::MAX) {
-            let Some(Ok(connection)) = self.sockets.keys().next() else {
+            let first = lock(&self.sockets).map.keys().next();
+            let Some(Ok(connection)) = first else {
                 return;
             };
             self.let_go(connection);
@@ -333,8 +357,8 @@ impl Bench {
     /// # Errors
     /// When the kernel does not take it.
     pub fn enrol(&mut self, connection: u64, socket: &impl AsRawFd) -> Result<(), MapError> {
-        self.injector
-            .sockets
+        lock(&self.injector.sockets)
+            .map
             .insert(connection, socket.as_raw_fd(), 0)
     }
 
@@ -343,7 +367,7 @@ impl Bench {
     /// # Errors
     /// When the system call fails.
     pub fn let_go(&mut self, connection: u64) -> Result<(), MapError> {
-        self.injector.sockets.remove(&connection)
+        lock(&self.injector.sockets).map.remove(&connection)
     }
 
     /// Says what to write into the next send of the thread whose id stands in `injection`.

@@ -47,6 +47,7 @@ const FAULTS: &[(Fault, u32)] = &[
     (Fault::InjectStale, 1 << 11),
     (Fault::BodiesMissing, 1 << 12),
     (Fault::CloseContended, 1 << 13),
+    (Fault::InjectEagerly, 1 << 14),
 ];
 
 /// Bytes of the ring buffer beside a reader that sleeps: what any machine fills meanwhile.

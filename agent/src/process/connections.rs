@@ -23,6 +23,18 @@ pub struct Connection {
     pub peer: SocketAddr,
 }
 
+impl Connection {
+    /// The connection between these ends; IPv4 in its mapped form is IPv4.
+    #[must_use]
+    pub fn new(local: SocketAddr, peer: SocketAddr) -> Self {
+        let plain = |end: SocketAddr| SocketAddr::new(end.ip().to_canonical(), end.port());
+        Self {
+            local: plain(local),
+            peer: plain(peer),
+        }
+    }
+}
+
 /// Connections of one network namespace by the inode of their socket.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Connections(HashMap<u64, Connection>);
@@ -57,7 +69,7 @@ impl Connections {
                 }
                 // One without an inode belongs to no process any more, or to none yet.
                 (ESTABLISHED, Ok(inode)) if inode != 0 => {
-                    established.insert(inode, Connection { local, peer });
+                    established.insert(inode, Connection::new(local, peer));
                 }
                 _ => {}
             }
@@ -111,7 +123,7 @@ pub fn count(
     count
 }
 
-/// `0100007F:1F90`: words of the address as this machine stores them, and the port. IPv4 in its mapped form is IPv4.
+/// `0100007F:1F90`: words of the address as this machine stores them, and the port.
 fn address(text: &str) -> Option<SocketAddr> {
     let (address, port) = text.split_once(':')?;
     let port = u16::from_str_radix(port, 16).ok()?;
@@ -124,7 +136,7 @@ fn address(text: &str) -> Option<SocketAddr> {
         32 => {
             let words = [word(0)?, word(1)?, word(2)?, word(3)?].concat();
             let octets: [u8; 16] = words.try_into().ok()?;
-            IpAddr::V6(Ipv6Addr::from(octets)).to_canonical()
+            IpAddr::V6(Ipv6Addr::from(octets))
         }
         _ => return None,
     };

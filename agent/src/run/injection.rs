@@ -8,7 +8,13 @@ use tracing::{debug, info, warn};
 
 use crate::{
     config::{Config, Fault},
-    inject::{self, watch::Watch},
+    event::Event,
+    inject::{
+        self,
+        enrolment::{Enrolment, EnrolmentError},
+        older::{Older, Outcome},
+        watch::Watch,
+    },
     kernel::{features::Features, offsets::Offsets},
     probe::inject::{InjectError, Injector, SharedMaps},
     telemetry::Counters,
@@ -56,11 +62,29 @@ pub(super) fn attach(
     };
     or_say_why(attached)?;
     info!("trace context is written into requests on connections made from now on");
+    let enrolment = if config.inject_existing {
+        enrolment(&mut injector, config)
+    } else {
+        None
+    };
     Some(Injection {
         injector,
         watch: Some(Watch::new(config.proc_root.clone(), &config.faults)),
         on_report: config.faults.contains(&Fault::ProofOnReport),
+        older: Older::new(config.inject_to.clone(), enrolment.is_some()),
+        enrolment,
     })
+}
+
+/// What puts in connections that are older than the agent, or a warning that nothing does.
+fn enrolment(injector: &mut Injector, config: &Config) -> Option<Enrolment> {
+    let not = |reason: &dyn std::error::Error| {
+        warn!(%reason, "connections older than the agent get no header");
+    };
+    let enroller = injector.enroller().inspect_err(|error| not(error)).ok()?;
+    Enrolment::start(config.proc_root.clone(), enroller)
+        .inspect_err(|error: &EnrolmentError| not(error))
+        .ok()
 }
 
 fn or_say_why<T>(result: Result<T, InjectError>) -> Option<T> {
@@ -75,17 +99,47 @@ pub(super) struct Injection {
     /// None when it has failed.
     watch: Option<Watch>,
     on_report: bool,
+    older: Older,
+    enrolment: Option<Enrolment>,
 }
 
 impl Injection {
-    /// Nothing will be written into this connection any more.
-    pub(super) fn let_go(&mut self, connection: u64) {
-        self.injector.let_go(connection);
+    /// Something happened to a connection.
+    pub(super) fn follow(&mut self, event: &Event<'_>, counters: &Counters) {
+        if let Event::Release(header) = event {
+            self.injector.let_go(header.connection);
+        }
+        if self.older.follow(event) {
+            counters.inject_older.increment();
+        }
+    }
+
+    /// Tries to put in the next connection that is older than the agent.
+    fn enrol(&mut self, now_ns: u64, counters: &Counters) -> Result<(), EnrolmentError> {
+        let Some(enrolment) = &self.enrolment else {
+            return Ok(());
+        };
+        if let Some(outcome) = enrolment.told()? {
+            match outcome {
+                Outcome::Enrolled => counters.inject_older_enrolled.increment(),
+                Outcome::Refused => counters.inject_older_refused.increment(),
+                Outcome::Busy => counters.inject_older_busy.increment(),
+            }
+            self.older.tried(outcome, now_ns);
+        }
+        match self.older.next(now_ns) {
+            Some(candidate) => enrolment.ask(candidate),
+            None => Ok(()),
+        }
     }
 
     /// Time passed.
     pub(super) fn tick(&mut self, now_ns: u64, counters: &Counters) {
         self.injector.tidy();
+        if let Err(error) = self.enrol(now_ns, counters) {
+            warn!(reason = %error, "no further connections older than the agent get a header");
+            self.enrolment = None;
+        }
         match self.watch.as_mut().and_then(|watch| watch.tick(now_ns)) {
             None => {}
             Some(Ok(())) => {
@@ -94,6 +148,7 @@ impl Injection {
             }
             Some(Err(error)) => {
                 self.watch = None;
+                self.enrolment = None;
                 let sockets = self.injector.stop();
                 counters.inject_proofs_failed.increment();
                 warn!(

@@ -129,6 +129,14 @@ counters! {
     spans_exported;
     /// Export requests that were tried again.
     export_retries;
+    /// Connections older than the agent, towards networks that get headers, that made requests while headers are written.
+    inject_older;
+    /// Those of them that were put into the sockhash.
+    inject_older_enrolled;
+    /// Those that could not be put there; the others were never idle when they were looked at, or nobody wants them there (`--inject-existing`).
+    inject_older_refused;
+    /// Looks at one that was not idle.
+    inject_older_busy;
     /// Self-tests that were repeated while headers are written, and passed.
     inject_proofs;
     /// Those that failed: no header is written any more.

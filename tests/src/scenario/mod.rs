@@ -127,6 +127,7 @@ pub(crate) fn all() -> impl Iterator<Item = &'static Scenario> {
         translation::SCENARIOS,
         propagators::SCENARIOS,
         inject::SCENARIOS,
+        inject::existing::SCENARIOS,
         inject::limits::SCENARIOS,
         inject::proofs::SCENARIOS,
         causality::SCENARIOS,

@@ -225,7 +225,7 @@ pub(super) fn config() -> Samples {
             "port: [80, 8000-8099, \"443\"]\nexe:\n  - /usr/sbin/nginx\n  - 'node*'\nquery: true\n",
             "cgroup: ['/system.slice/*.service']\nsampler: parentbased_traceidratio\nsampler_arg: 0.25\n",
             "otlp:\n  endpoint: http://collector:4317\n  protocol: grpc\n  timeout: 500\n  headers: \"a=b,c=d\"\n",
-            "inject: true\ninject_to: [10.0.0.0/8, \"fd00::/8\"]\npropagators: [tracecontext, b3, X-Trace-Id/X-Span-Id]\nconsole: false\n",
+            "inject: true\ninject_existing: true\ninject_to: [10.0.0.0/8, \"fd00::/8\"]\npropagators: [tracecontext, b3, X-Trace-Id/X-Span-Id]\nconsole: false\n",
         ]),
         refused: all(&[
             "port: [80\n",

@@ -76,12 +76,10 @@ impl Inner {
                     start_ns: exit.process_start_ns,
                 });
             }
-            Event::Release(header) => {
-                if let Some(injection) = &mut self.injection {
-                    injection.let_go(header.connection);
-                }
-            }
-            Event::Close(_) | Event::MessageEnd(_) | Event::Retransmit(_) => {}
+            Event::Close(_) | Event::Release(_) | Event::MessageEnd(_) | Event::Retransmit(_) => {}
+        }
+        if let Some(injection) = &mut self.injection {
+            injection.follow(event, &self.counters);
         }
     }
 

@@ -66,6 +66,10 @@ pub(super) fn start(config: &Config, record: Option<(&Path, bool)>) -> Result<Re
     let shared = injection::prepare(config, &kernel.features);
     let settings = settings
         .with("INJECT", Value::U32(u32::from(shared.is_some())))
+        .with(
+            "INJECT_EXISTING",
+            Value::U32(u32::from(shared.is_some() && config.inject_existing)),
+        )
         .and(&Settings {
             map_sizes: match shared {
                 Some(_) => Vec::new(),

@@ -3,6 +3,8 @@
 //! What is sent and must arrive stands in [`wire`]. On a kernel that fails the agent's self-test the same requests prove the refusal: no socket is enrolled, no byte is added.
 
 mod clients;
+mod conversation;
+pub(super) mod existing;
 mod hosts;
 pub(super) mod limits;
 pub(super) mod proofs;

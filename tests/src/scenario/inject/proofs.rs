@@ -1,18 +1,10 @@
 //! The self-test while headers are written: what it does to connections when it passes again, and when it fails.
 
-use std::{
-    io::{Read as _, Write as _},
-    net::{Shutdown, TcpListener, TcpStream},
-    sync::mpsc::{Receiver, channel},
-    thread,
-};
-
 use anyhow::{Result, ensure};
-use aya::maps::{Map, MapData, SockHash, loaded_maps};
 
 use super::{
+    conversation::{Conversation, enrolled},
     injects, refused,
-    wire::{Case, compare, position},
 };
 use crate::{
     harness::{
@@ -33,108 +25,6 @@ const OPEN: usize = 3;
 
 /// What the agent says when a self-test has failed while headers are written.
 const STOPPED: &str = "no header is written any more";
-
-/// Connections to a server that answers each request, and what it receives on each until it ends, in the order of their ends.
-struct Conversation {
-    port: u16,
-    received: Receiver<Vec<u8>>,
-    open: Vec<(TcpStream, Case)>,
-}
-
-impl Conversation {
-    fn new(context: &Context) -> Result<Self> {
-        let port = context.port();
-        let listener = TcpListener::bind(("127.0.0.1", port))?;
-        let (sender, received) = channel();
-        thread::spawn(move || {
-            for stream in listener.incoming().flatten() {
-                let sender = sender.clone();
-                thread::spawn(move || sender.send(answer(stream).unwrap_or_default()));
-            }
-        });
-        Ok(Self {
-            port,
-            received,
-            open: Vec::new(),
-        })
-    }
-
-    /// One connection more.
-    fn connect(&mut self) -> Result<()> {
-        let stream = TcpStream::connect(("127.0.0.1", self.port))?;
-        stream.set_read_timeout(Some(PATIENCE))?;
-        let case = Case {
-            name: "one of several requests",
-            sends: Vec::new(),
-            due: Vec::new(),
-        };
-        self.open.push((stream, case));
-        Ok(())
-    }
-
-    /// A request on each connection, and its answer; into all of these a line is due, or into none.
-    fn ask(&mut self, due: bool) -> Result<()> {
-        for (n, (stream, case)) in self.open.iter_mut().enumerate() {
-            let number = case.sends.len();
-            let request = format!("GET /{n}/{number} HTTP/1.1\r\nHost: shop.test\r\n\r\n");
-            stream.write_all(request.as_bytes())?;
-            let mut answer = [0; ANSWER.len()];
-            stream.read_exact(&mut answer)?;
-            ensure!(answer == ANSWER, "{}", answer.escape_ascii());
-            let before: usize = case.sends.iter().map(Vec::len).sum();
-            if due {
-                case.due.push(before + request.len() - 2);
-            }
-            case.sends.push(request.into());
-        }
-        Ok(())
-    }
-
-    /// Ends the connections one by one, and compares what the server received.
-    fn end(self, injects: bool) -> Result<()> {
-        for (stream, case) in self.open {
-            stream.shutdown(Shutdown::Write)?;
-            compare(&case, &self.received.recv_timeout(PATIENCE)?, injects)?;
-        }
-        Ok(())
-    }
-}
-
-const ANSWER: [u8; 40] = *b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok";
-
-fn answer(mut stream: TcpStream) -> std::io::Result<Vec<u8>> {
-    let (mut all, mut answered) = (Vec::new(), 0);
-    let mut chunk = [0; 4096];
-    loop {
-        let count = stream.read(&mut chunk)?;
-        if count == 0 {
-            return Ok(all);
-        }
-        all.extend_from_slice(&chunk[..count]);
-        while let Some(at) = position(&all[answered..], b"\r\n\r\n") {
-            answered += at + 4;
-            stream.write_all(&ANSWER)?;
-        }
-    }
-}
-
-/// Sockets in the sockhashes of all agents, as the kernel itself tells.
-fn enrolled() -> Result<usize> {
-    let mut sockets = 0;
-    for map in loaded_maps() {
-        let map = map?;
-        if map.name_as_str() != Some("ENROLLED") {
-            continue;
-        }
-        // It may be gone by now.
-        let Ok(data) = MapData::from_id(map.id()) else {
-            continue;
-        };
-        let map: SockHash<MapData, u64> = Map::from_map_data(data)?.try_into()?;
-        sockets += map.keys().count();
-    }
-    Ok(sockets)
-}
 
 /// An agent whose self-test is repeated when its counters are asked for, and connections with one request each; whether headers are written.
 fn traced(context: &Context, faults: &[&str]) -> Result<(Conversation, Agent, bool)> {
