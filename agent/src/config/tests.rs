@@ -79,6 +79,21 @@ fn trusts_private_networks_unless_told() {
 }
 
 #[test]
+fn writes_into_older_connections_only_when_told_and_only_where_it_writes() {
+    assert!(!config(&["--inject"], &[]).inject_existing);
+    assert!(config(&["--inject", "--inject-existing"], &[]).inject_existing);
+    let variables = [
+        ("UNDERTRACE_INJECT", "true"),
+        ("UNDERTRACE_INJECT_EXISTING", "true"),
+    ];
+    assert!(config(&[], &variables).inject_existing);
+    let expected = "--inject-existing is \"true\", but must be given together with --inject";
+    assert_eq!(error(&variables[1..]), expected);
+    let unwanted = resolve(&["--inject=false"], &variables);
+    assert_eq!(unwanted.expect_err("it writes none").to_string(), expected);
+}
+
+#[test]
 fn leaves_out_exports_of_telemetry_unless_told() {
     assert!(!config(&[], &[]).otlp_exports);
     assert!(config(&["--otlp-exports"], &[]).otlp_exports);

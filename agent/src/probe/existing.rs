@@ -2,7 +2,7 @@
 //!
 //! Input: which descriptor of which process, and what it must be. Output: the socket in the sockhash and its entry in `INJECTIONS`, or why not. The process's descriptor is duplicated
 //! (pidfd_getfd, since Linux 5.6) for as long as that takes, some ten microseconds; nothing is done to the process.
-#![expect(unsafe_code, reason = "a request to a socket that has no safe form")]
+#![expect(unsafe_code, reason = "questions to a socket that have no safe form")]
 
 use std::{
     io,
@@ -56,6 +56,9 @@ pub enum EnrolError {
     /// It is over, or the descriptor is another socket by now.
     #[error("it is over")]
     Gone,
+    /// Something between the process and TCP changes the bytes, such as encryption by the kernel.
+    #[error("another layer is on top of it")]
+    Layered,
     /// Nothing is put in any more.
     #[error("no header is written any more")]
     Stopped,
@@ -102,6 +105,9 @@ impl Enroller {
     /// When it is not what it is expected to be, or not idle; or when the system refuses something.
     pub fn enrol(&mut self, name: Name, descriptor: &Descriptor) -> Result<(), EnrolError> {
         let socket = duplicate(descriptor)?;
+        if is_layered(&socket)? {
+            return Err(EnrolError::Layered);
+        }
         if !is_idle(&socket)? {
             return Err(EnrolError::Busy);
         }
@@ -169,6 +175,29 @@ fn duplicate(descriptor: &Descriptor) -> Result<TcpStream, EnrolError> {
         Ok(ends) if ends == descriptor.ends && inode == descriptor.inode => Ok(socket),
         _ => Err(EnrolError::Gone),
     }
+}
+
+/// Whether another protocol was put on top of TCP (TCP_ULP, include/uapi/linux/tcp.h): its name is not empty.
+fn is_layered(socket: &TcpStream) -> Result<bool, EnrolError> {
+    let mut name = [0u8; 16];
+    let mut length = name.len() as libc::socklen_t;
+    // SAFETY: the kernel writes at most `length` bytes of the name, and their count.
+    let result = unsafe {
+        libc::getsockopt(
+            socket.as_raw_fd(),
+            libc::IPPROTO_TCP,
+            libc::TCP_ULP,
+            name.as_mut_ptr().cast(),
+            &raw mut length,
+        )
+    };
+    if result != 0 {
+        return Err(EnrolError::Call {
+            what: "TCP_ULP",
+            source: io::Error::last_os_error(),
+        });
+    }
+    Ok(length != 0)
 }
 
 /// Whether nothing is unread here, and nothing that was sent is on its way.
@@ -242,6 +271,7 @@ mod tests {
     fn is_idle_when_nothing_is_unread_or_under_way() {
         let (mut client, mut server, _) = connection();
         assert!(is_idle(&client).expect("it is a socket"));
+        assert!(!is_layered(&client).expect("it is a socket"));
         server.write_all(b"unread").expect("it is connected");
         client.set_nonblocking(false).expect("a socket");
         let mut looked = [0; 6];
