@@ -8,11 +8,11 @@ use core::arch::asm;
 use agent_common::{
     abi::{
         Counter, Decision, Direction, Header, Injection, InjectionSlot, InjectionState, Kind,
-        Origin, PolicyKind, Role, Source, decision_flags, switches,
+        PolicyKind, Source, decision_flags, switches,
     },
     kernel_fields::ABSENT,
     wire::{
-        http1::{self, Phase},
+        http1,
         inject::{self, Action, Reason, Request},
         propagator,
         scan::{self, Bytes as _, head_flags},
@@ -20,6 +20,7 @@ use agent_common::{
 };
 
 use crate::{
+    adopt,
     conn::{self, Socket, flags},
     decide, emit,
     globals::{fault, faulty, global},
@@ -36,7 +37,7 @@ const ROOM_FACTOR: u64 = 4;
 const ROOM_FIRST: u64 = 4 << 10;
 
 #[inline(always)]
-fn find(sk: u64) -> Option<&'static mut Injection> {
+pub(crate) fn find(sk: u64) -> Option<&'static mut Injection> {
     let injection = INJECTIONS.get_ptr_mut(sk)?;
     // SAFETY: entries are plain words; the program that executes them runs in the same task as the send hook that wrote them.
     Some(unsafe { &mut *injection })
@@ -64,60 +65,6 @@ pub(crate) fn want(sk: u64, socket: &mut Socket) {
     } else {
         count(Counter::InjectionsFull);
     }
-}
-
-/// Whether user space may put this connection into the sockhash, or has.
-#[inline(always)]
-fn is_older(socket: &Socket) -> bool {
-    global!(INJECT_EXISTING) != 0
-        && socket.origin == Origin::FirstSeen as u8
-        && socket.role != Role::Server as u8
-}
-
-/// Whether a send has to look for what user space has done with the connection.
-#[inline(always)]
-pub(crate) fn may_be_adopted(socket: &Socket) -> bool {
-    is_older(socket) && !socket.has(flags::INJECTABLE)
-}
-
-/// From this send on, a connection older than the agent whose socket user space has put into the sockhash is one of those that get headers.
-///
-/// A global function: the verifier checks it once.
-#[unsafe(no_mangle)]
-#[inline(never)]
-pub extern "C" fn ut_adopt(level: u32) -> u32 {
-    let Some(scratch) = scratch::get(level) else {
-        return 0;
-    };
-    let work = &mut scratch.work;
-    let Some(socket) = conn::find(work.sk) else {
-        return 0;
-    };
-    let Some(injection) = find(work.sk) else {
-        return 0;
-    };
-    // What an earlier connection of this sock has left is nobody's.
-    if injection.connection != socket.connection {
-        return 0;
-    }
-    socket.flags |= flags::INJECTABLE;
-    if socket.streams[Direction::Send as usize].phase == Phase::Opaque as u8 {
-        return release(work, socket);
-    }
-    0
-}
-
-/// Whether what was seen of a connection older than the agent leaves no doubt that a request begins where one seems to: where the request before it
-/// ended, with all requests answered, and the last response, too, having begun where the one before it ended and been read to its end. What only looks
-/// like requests (the body of an upload that began before the agent) gets no such answers.
-#[inline(always)]
-fn is_settled(socket: &Socket) -> bool {
-    let received = &socket.streams[Direction::Receive as usize];
-    // The request itself waits.
-    socket.pending.count() == 1
-        && received.proven != 0
-        && received.phase == Phase::Body as u8
-        && received.state.position == received.message_end
 }
 
 /// Learns what the other object has done with a connection; at the beginning of a send, what is left of the one before is withdrawn.
@@ -275,15 +222,9 @@ pub(crate) fn forget(sk: u64, socket: &Socket) {
     if global!(INJECT) != 0 && socket.has(flags::STATE_KEPT) {
         let _ = STATES.remove(sk);
     }
-    if global!(INJECT) != 0 && (socket.has(flags::INJECTABLE) || is_left(sk, socket)) {
+    if global!(INJECT) != 0 && (socket.has(flags::INJECTABLE) || adopt::is_left(sk, socket)) {
         let _ = INJECTIONS.remove(sk);
     }
-}
-
-/// Whether user space has made an entry for the connection, and no send came to see it.
-#[inline(always)]
-fn is_left(sk: u64, socket: &Socket) -> bool {
-    is_older(socket) && find(sk).is_some_and(|injection| injection.connection == socket.connection)
 }
 
 /// Tells what to write into the request whose head was completed in this send, if it is one of a connection that is enrolled.
@@ -347,7 +288,7 @@ fn instruct(work: &Work, socket: &mut Socket, injection: &mut Injection) {
         value_at: work.value_at,
         state_length,
         method: work.head.method,
-        proven: is_proven(socket),
+        proven: adopt::is_proven(socket),
         forwarded: !own
             && work.head.flags & head_flags::TRACEPARENT != 0
             && trace_id == work.head.trace_id,
@@ -402,20 +343,6 @@ fn instruct(work: &Work, socket: &mut Socket, injection: &mut Injection) {
     injection.count = index + 1;
 }
 
-/// Whether a request certainly begins where the newest one does.
-#[inline(always)]
-fn is_proven(socket: &Socket) -> bool {
-    if socket.origin == Origin::FirstSeen as u8 {
-        if faulty(fault::INJECT_EAGERLY) {
-            return true;
-        }
-        if !is_settled(socket) {
-            return false;
-        }
-    }
-    socket.streams[Direction::Send as usize].proven != 0
-}
-
 /// `index & 3`, in assembly because LLVM drops a mask where it believes that it knows the bound.
 #[inline(always)]
 fn bound_slot(mut index: u64) -> u64 {
@@ -467,7 +394,7 @@ pub extern "C" fn ut_release(level: u32) -> u32 {
 }
 
 #[inline(always)]
-fn release(work: &mut Work, socket: &mut Socket) -> u32 {
+pub(crate) fn release(work: &mut Work, socket: &mut Socket) -> u32 {
     refresh(work.sk, socket, Some(work.write_seq), true);
     socket.flags &= !(flags::INJECTABLE | flags::ENROLLED);
     let _ = INJECTIONS.remove(work.sk);

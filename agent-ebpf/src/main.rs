@@ -5,6 +5,7 @@
 #![no_main]
 #![feature(asm_experimental_arch)]
 
+mod adopt;
 mod capture;
 mod conn;
 mod context;

@@ -33,10 +33,11 @@ use self::{
     step::{CHUNKS, COMPLETE, DONE, FRESH, ut_step},
 };
 use crate::{
+    adopt::{self, ut_adopt},
     conn::{self, Socket, flags, ut_first_seen},
     decide,
     globals::global,
-    inject::{self, ut_adopt, ut_instruct, ut_keep_state, ut_release},
+    inject::{self, ut_instruct, ut_keep_state, ut_release},
     kernel::sock::{IPPROTO_MPTCP, Identity},
     scratch::{self, Work},
 };
@@ -82,7 +83,7 @@ pub extern "C" fn ut_segment(level: u32) -> u32 {
             socket
         }
     };
-    if work.direction == Direction::Send as u32 && inject::may_be_adopted(socket) {
+    if work.direction == Direction::Send as u32 && adopt::may_be_adopted(socket) {
         ut_adopt(level);
     }
     observe(work, socket);
