@@ -32,6 +32,7 @@ mod own_metrics;
 mod propagators;
 mod record;
 mod safety;
+mod safety_suite;
 mod tls;
 mod translation;
 
@@ -140,6 +141,7 @@ pub(crate) fn all() -> impl Iterator<Item = &'static Scenario> {
         tls::SCENARIOS,
         own_metrics::SCENARIOS,
         safety::SCENARIOS,
+        safety_suite::SCENARIOS,
         bad_input::SCENARIOS,
         doctor::SCENARIOS,
         accounting::SCENARIOS,

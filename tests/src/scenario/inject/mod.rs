@@ -51,7 +51,7 @@ pub(super) const SCENARIOS: &[Scenario] = &[
 ];
 
 /// Why a scenario ends early on a kernel that fails the self-test.
-const REFUSAL: &str = "no header is written on this kernel";
+pub(super) const REFUSAL: &str = "no header is written on this kernel";
 
 /// Whether the agent writes headers on this kernel.
 pub(super) fn injects(agent: &Agent) -> Result<bool> {
@@ -131,7 +131,7 @@ fn run_cases(context: &mut Context, arguments: &[&str]) -> Result<(bool, Statist
 }
 
 /// Each request on an enrolled connection has one outcome.
-fn balance(statistics: &Statistics) {
+pub(super) fn balance(statistics: &Statistics) {
     let outcomes = [
         "inserted",
         "rewritten",
@@ -158,7 +158,7 @@ fn balance(statistics: &Statistics) {
 }
 
 /// Ends a scenario on a kernel where no header is written, when that was so.
-fn refused(statistics: &Statistics) -> Result<()> {
+pub(super) fn refused(statistics: &Statistics) -> Result<()> {
     none_enrolled(statistics)?;
     Err(Refused(REFUSAL.to_owned()).into())
 }
