@@ -3,6 +3,7 @@
 //!
 //! What is due comes from the bytes that were sent ([`Due`]), never from the agent. On a kernel that fails the agent's self-test the same work proves the refusal.
 
+mod clients;
 mod shapes;
 
 use std::collections::HashSet;
@@ -41,6 +42,13 @@ pub(super) const SCENARIOS: &[Scenario] = &[
     Scenario::full("safety_generated_loss_is_seen", |context| {
         shapes::is_seen(context, "inject-loss")
     }),
+    Scenario::full("safety_client_curl", clients::curl),
+    Scenario::full("safety_client_python", clients::python),
+    Scenario::full("safety_client_node", clients::node),
+    Scenario::full("safety_client_go", clients::go),
+    Scenario::full("safety_client_java", clients::java).within(LONG),
+    Scenario::full("safety_reads_by_fionread", clients::fionread),
+    Scenario::full("safety_edge_triggered_epoll", clients::edge_triggered),
 ];
 
 /// Seconds for a scenario whose agents start beside a load, or that moves many bytes.
