@@ -4,7 +4,9 @@
 //! What is due comes from the bytes that were sent ([`Due`]), never from the agent. On a kernel that fails the agent's self-test the same work proves the refusal.
 
 mod clients;
+mod proxies;
 mod shapes;
+mod streams;
 
 use std::collections::HashSet;
 
@@ -29,6 +31,9 @@ pub(super) const SCENARIOS: &[Scenario] = &[
     Scenario::core("safety_generated_requests_1000", |context| {
         shapes::generated(context, 1_000)
     }),
+    Scenario::core("safety_proxied_responses_once", |context| {
+        proxies::nginx(context, proxies::Size::Reduced)
+    }),
     Scenario::full("safety_generated_requests", |context| {
         shapes::generated(context, 10_000)
     })
@@ -49,6 +54,13 @@ pub(super) const SCENARIOS: &[Scenario] = &[
     Scenario::full("safety_client_java", clients::java).within(LONG),
     Scenario::full("safety_reads_by_fionread", clients::fionread),
     Scenario::full("safety_edge_triggered_epoll", clients::edge_triggered),
+    Scenario::full("safety_proxied_responses", |context| {
+        proxies::nginx(context, proxies::Size::Full)
+    })
+    .within(LONG),
+    Scenario::full("safety_proxied_by_haproxy", proxies::haproxy),
+    Scenario::full("safety_websocket", streams::websocket),
+    Scenario::full("safety_git", streams::git),
 ];
 
 /// Seconds for a scenario whose agents start beside a load, or that moves many bytes.
