@@ -4,6 +4,7 @@
 //! What is due comes from the bytes that were sent ([`Due`]), never from the agent. On a kernel that fails the agent's self-test the same work proves the refusal.
 
 mod clients;
+mod detaching;
 mod proxies;
 mod shapes;
 mod streams;
@@ -61,6 +62,8 @@ pub(super) const SCENARIOS: &[Scenario] = &[
     Scenario::full("safety_proxied_by_haproxy", proxies::haproxy),
     Scenario::full("safety_websocket", streams::websocket),
     Scenario::full("safety_git", streams::git),
+    Scenario::full("safety_restarts_under_load", detaching::restarts).within(LONG),
+    Scenario::full("safety_upgrade_overlaps", detaching::upgrade).within(LONG),
 ];
 
 /// Seconds for a scenario whose agents start beside a load, or that moves many bytes.
