@@ -2,7 +2,7 @@
 
 use anyhow::{Result, bail, ensure};
 
-use super::{Lines, refused, start};
+use super::{Lines, enrolled, refused, start};
 use crate::harness::{
     Context,
     origin::{Reads, Recorder},
@@ -34,11 +34,7 @@ pub(super) fn generated(context: &mut Context, requests: usize) -> Result<()> {
     if !injects {
         return refused(&statistics);
     }
-    assert_eq!(
-        statistics.get("inject_sockets"),
-        conversations.len() as u64,
-        "{statistics}"
-    );
+    enrolled(&statistics, conversations.len());
     ensure!(lines.due.requests >= requests as u64, "too few requests");
     lines.settle(&statistics, &collector.spans())
 }
