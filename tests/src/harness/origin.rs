@@ -238,7 +238,7 @@ fn respond(stream: &mut TcpStream, request: &Request, all: &[u8]) -> io::Result<
 }
 
 /// A request's body without chunk framing.
-fn content(request: &Request, all: &[u8]) -> Vec<u8> {
+pub(crate) fn content(request: &Request, all: &[u8]) -> Vec<u8> {
     let mut wire = &all[request.head_end..request.end];
     if request.field("transfer-encoding").is_none() {
         return wire.to_vec();

@@ -7,7 +7,8 @@ use anyhow::{Result, ensure};
 use super::{Run, clients::output, same_with_and_without};
 use crate::harness::{
     Context,
-    origin::{Reads, Recorder, pattern},
+    origin::{Reads, Recorder, content, pattern},
+    requests::{Found, next},
     service,
 };
 
@@ -97,14 +98,14 @@ pub(super) fn git(context: &mut Context) -> Result<()> {
         git(&folder, &["clone", "-q", "source", "reader"])?;
         let mut run = Run::default();
         git(&source, &["push", "-q", &url, "main"])?;
-        run.add(tap.ended()?);
+        run.add(in_one_chunk(tap.ended()?));
         git(&folder, &["clone", "-q", &url, "copy"])?;
-        run.add(tap.ended()?);
+        run.add(in_one_chunk(tap.ended()?));
         commit(&copy, "more", b"more")?;
         git(&copy, &["push", "-q", "origin", "main"])?;
-        run.add(tap.ended()?);
+        run.add(in_one_chunk(tap.ended()?));
         git(&reader, &["fetch", "-q", &url, "main:fetched"])?;
-        run.add(tap.ended()?);
+        run.add(in_one_chunk(tap.ended()?));
         for (place, name) in [(&bare, "main"), (&copy, "main"), (&reader, "fetched")] {
             git(place, &["fsck", "--strict"])?;
             writeln!(run.told, "{}", git(place, &["rev-parse", name])?)?;
@@ -123,6 +124,31 @@ pub(super) fn git(context: &mut Context) -> Result<()> {
     })
 }
 
+/// The same requests with each chunked body in one chunk: git's chunks are as large as what the packing process has given it by then.
+fn in_one_chunk(connections: Vec<Vec<u8>>) -> Vec<Vec<u8>> {
+    let one = |bytes: Vec<u8>| {
+        let mut all = Vec::new();
+        let mut at = 0;
+        while let Found::Whole(request) = next(&bytes, at) {
+            all.extend_from_slice(&bytes[at..request.head_end]);
+            let content = content(&request, &bytes);
+            let is_chunked = request.field("transfer-encoding").is_some();
+            if is_chunked {
+                all.extend_from_slice(format!("{:x}\r\n", content.len()).as_bytes());
+            }
+            all.extend_from_slice(&content);
+            if is_chunked {
+                all.extend_from_slice(b"\r\n0\r\n\r\n");
+            }
+            at = request.end;
+        }
+        // What is no whole request stays as it is.
+        all.extend_from_slice(&bytes[at..]);
+        all
+    };
+    connections.into_iter().map(one).collect()
+}
+
 /// Bytes that compress badly, so that a pack of them is large (xorshift64).
 fn incompressible(length: usize) -> Vec<u8> {
     let mut state = 0x2545_f491_4f6c_dd1d_u64;
@@ -135,4 +161,25 @@ fn incompressible(length: usize) -> Vec<u8> {
     }
     bytes.truncate(length);
     bytes
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn chunks_are_joined_and_nothing_else_changes() {
+        let head = "POST / HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\n";
+        let get = "GET / HTTP/1.1\r\n\r\n";
+        let joined = |text: String| {
+            let mut all = in_one_chunk(vec![text.into_bytes()]);
+            String::from_utf8(all.remove(0)).expect("it is text")
+        };
+        let many = format!("{get}{head}2\r\nab\r\n1\r\nc\r\n0\r\n\r\n{get}GET");
+        let one = format!("{get}{head}3\r\nabc\r\n0\r\n\r\n{get}GET");
+        assert_eq!(joined(many), one);
+        assert_eq!(joined(one.clone()), one);
+        let lost = format!("{head}2\r\nb\r\n1\r\nc\r\n0\r\n\r\n");
+        assert_eq!(joined(lost.clone()), lost);
+    }
 }
