@@ -1,8 +1,8 @@
-//! A server that keeps every byte that arrives, answers each request by what it asks for, and a tap that keeps what passes between a client and a real server.
+//! A server that keeps every byte that arrives and answers each request by what it asks for, and a tap that keeps what passes between a client
+//! and a real server.
 //!
-//! `/size/N` is answered with N bytes of [`pattern`], `/chunked/N` with as many in chunks, anything else with the length and checksum of the request's body
-//! ([`receipt`]). Which requests end HTTP, and that the bytes behind them are sent back, says
-//! [`Request::ends_http`].
+//! `/size/N` is answered with N bytes of [`pattern`], `/chunked/N` with as many in chunks, anything else with the length and checksum of the
+//! request's body ([`receipt`]). Behind a request that ends HTTP ([`Request::ends_http`]) every byte is sent back.
 
 use std::{
     cell::Cell,

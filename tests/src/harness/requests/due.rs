@@ -1,7 +1,8 @@
 //! Where header lines are due.
 //!
-//! Input: the bytes that were sent on a connection that got headers from its first byte on, and where its sends ended, as far as that is known. Output: the places, and how
-//! many requests get none for which reason. The rules are those of the agent's promises (README, ARCHITECTURE "Headers"), written down a second time.
+//! Input: the bytes that were sent on a connection that got headers from its first byte on, and where its sends ended, as far as that is known.
+//! Output: the places, and how many requests get none for which reason. The rules are those of the agent's promises (README, ARCHITECTURE
+//! "Headers"), written down a second time.
 
 use super::{Found, next};
 

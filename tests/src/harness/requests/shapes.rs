@@ -1,7 +1,7 @@
-//! Requests of every form, made from a fixed seed: heads from 100 bytes to 16 KiB, bodies of each framing, names and values that look like what is looked for, sent in
-//! pieces cut anywhere, from several buffers, with MSG_MORE, one behind the other.
+//! Requests of every form, made from a fixed seed: heads from 100 bytes to 16 KiB, bodies of each framing, names and values that look like
+//! what is looked for, sent in pieces cut anywhere, from several buffers, with MSG_MORE, one behind the other.
 //!
-//! Output: conversations, which [`run`] holds with a server that answers as [`Request::ends_http`](super::Request::ends_http) says.
+//! Output: conversations, each held ([`Conversation::run`]) with a server that answers as [`Request::ends_http`](super::Request::ends_http) says.
 
 use anyhow::{Result, ensure};
 
@@ -336,7 +336,7 @@ fn request(random: &mut Random, most: usize) -> (Vec<u8>, &'static str) {
         }
     }
     let path = format!("/{}", random.next() % 1_000_000);
-    let least = (100).max(44 + path.len() + lines.len() + own.len() + 8);
+    let least = 100.max(44 + path.len() + lines.len() + own.len() + 8);
     let length = if random.percent(10) {
         most
     } else {

@@ -51,7 +51,7 @@ pub(super) const SCENARIOS: &[Scenario] = &[
 ];
 
 /// Why a scenario ends early on a kernel that fails the self-test.
-pub(super) const REFUSAL: &str = "no header is written on this kernel";
+const REFUSAL: &str = "no header is written on this kernel";
 
 /// Whether the agent writes headers on this kernel.
 pub(super) fn injects(agent: &Agent) -> Result<bool> {

@@ -153,7 +153,8 @@ fn sources() -> PathBuf {
     service::workloads().join("clients")
 }
 
-/// A client: its command, which gets the server's address and a plan as its next words and then the word `mode`, and how many connections do the plan at one time.
+/// A client: its command, which gets the server's address and a plan as its next words and then the word `mode`, and how many connections do
+/// the plan at one time.
 #[derive(Clone, Debug)]
 struct Client {
     words: Vec<PathBuf>,

@@ -1,7 +1,8 @@
-//! The safety suite of header injection: applications do the same without the agent and with it, and what they send and are told must be the same, but for exactly the lines
-//! that are due.
+//! The safety suite of header injection: applications do the same without the agent and with it, and what they send and are told must be the
+//! same, but for exactly the lines that are due.
 //!
-//! What is due comes from the bytes that were sent ([`Due`]), never from the agent. On a kernel that fails the agent's self-test the same work proves the refusal.
+//! What is due comes from the bytes that were sent ([`Due`]), never from the agent. On a kernel that fails the agent's self-test the same work
+//! proves the refusal.
 
 mod clients;
 mod detaching;
@@ -72,8 +73,8 @@ const LONG: u64 = 480;
 /// What one run of an application has left.
 #[derive(Debug, Default)]
 struct Run {
-    /// What arrived at the server, by connection, or by request where an application spreads them over connections as it likes; what is sent at one time in the order of
-    /// its bytes.
+    /// What arrived at the server, by connection, or by request where an application spreads them over connections as it likes; what is sent at
+    /// one time in the order of its bytes.
     received: Vec<Vec<u8>>,
     /// How many connections that were.
     connections: usize,
@@ -163,8 +164,8 @@ fn start(context: &Context, port: u16, arguments: &[&str]) -> Result<(Agent, Col
     Ok((agent, collector, injects))
 }
 
-/// Runs an application without the agent and with it, and compares what the server got and the application was told. All that passes `port` are the requests of
-/// the application.
+/// Runs an application without the agent and with it, and compares what the server got and the application was told. All that passes `port` are
+/// the requests of the application.
 fn same_with_and_without(
     context: &Context,
     port: u16,
