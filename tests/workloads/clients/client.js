@@ -30,9 +30,11 @@ function tell(status, content) {
   console.log(status, content.length, (crc ^ 0xffffffff) >>> 0);
 }
 
+// Three at most: what is written at one time goes out in one call, with three buffers for each.
 function parts(body) {
   const all = [];
-  for (let at = 0; at < body.length; at += 7000) all.push(body.subarray(at, at + 7000));
+  const size = Math.ceil(body.length / 3);
+  for (let at = 0; at < body.length; at += size) all.push(body.subarray(at, at + size));
   return all;
 }
 

@@ -121,8 +121,6 @@ impl Random {
     }
 }
 
-const VALUE: &str = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01";
-
 /// Lines that are near to what is looked for, and are none of it.
 const NEAR: &[&str] = &[
     "traceparen: x\r\n",
@@ -315,7 +313,11 @@ fn request(random: &mut Random, most: usize) -> (Vec<u8>, &'static str) {
             "traceparent:\r\n",
             "traceparent: VALUE\r\nTRACEPARENT: VALUE\r\n",
         ]);
-        own = line.replace("VALUE", VALUE);
+        // Of its own for each request: one that is equal to an open request's of the same process is forwarded, and rewritten.
+        let ids =
+            [random.next(), random.next(), random.next()].map(|id| format!("{:016x}", id | 1));
+        let value = format!("00-{}{}-{}-01", ids[0], ids[1], ids[2]);
+        own = line.replace("VALUE", &value);
     }
     let has_body = matches!(method, "POST" | "PUT");
     let size = match random.between(1, 100) {
