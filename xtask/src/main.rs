@@ -15,6 +15,7 @@ mod setup;
 mod test;
 mod verify;
 mod vm;
+mod workloads;
 
 use setup::Scope;
 use test::Selection;
@@ -127,7 +128,7 @@ fn main() -> ExitCode {
 fn execute(task: Task) -> Result<ExitCode> {
     match task {
         Task::Demo(arguments) => return demo::run(&arguments),
-        Task::Setup => setup::print(&setup::run(Scope::All)?),
+        Task::Setup => setup::print(&setup::run(Scope::Full)?),
         Task::Build { release } => {
             let built = build::run(&setup::run(Scope::Build)?, release)?;
             for (name, bytes) in build::objects(&built.ebpf_dir)? {

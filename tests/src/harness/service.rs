@@ -21,7 +21,7 @@ use super::{
 const START: Duration = Duration::from_secs(60);
 
 /// The folder of the workloads.
-fn workloads() -> PathBuf {
+pub(crate) fn workloads() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("workloads")
 }
 
@@ -265,7 +265,16 @@ fn in_namespace(namespace: Option<&str>, program: &Path) -> Result<Command> {
     Ok(command)
 }
 
-fn start(context: &Context, name: &str, command: &mut Command, port: u16) -> Result<Program> {
+/// Starts a command and waits until it listens on this port.
+///
+/// # Errors
+/// When it does not, or ends.
+pub(crate) fn start(
+    context: &Context,
+    name: &str,
+    command: &mut Command,
+    port: u16,
+) -> Result<Program> {
     let mut program = Program::start(context, name, command)?;
     let pid = program.pid();
     let outcome = wait_for(

@@ -33,6 +33,7 @@ mod own_metrics;
 mod propagators;
 mod record;
 mod safety;
+mod safety_suite;
 mod tls;
 mod translation;
 
@@ -144,6 +145,7 @@ pub(crate) fn all() -> impl Iterator<Item = &'static Scenario> {
         tls::SCENARIOS,
         own_metrics::SCENARIOS,
         safety::SCENARIOS,
+        safety_suite::SCENARIOS,
         bad_input::SCENARIOS,
         doctor::SCENARIOS,
         accounting::SCENARIOS,

@@ -22,7 +22,7 @@ pub(crate) mod versions;
 
 pub(crate) use kernels::Kernel;
 pub(crate) use rust_src::RustSource;
-use versions::{HostPackage, KernelPin, versions};
+use versions::{FULL_RUNS, HostPackage, KernelPin, versions};
 
 /// What setup found or installed.
 #[derive(Debug)]
@@ -96,8 +96,10 @@ pub(crate) enum Scope<'a> {
     Vm(&'a str),
     /// What the demonstration in one kernel's VM needs.
     Demo(&'a str),
-    /// Everything.
+    /// Everything but what only full runs of the tests need.
     All,
+    /// Everything.
+    Full,
 }
 
 /// Sets up a part or everything, and prints a line for each thing that had to be fetched.
@@ -111,9 +113,10 @@ pub(crate) fn run(scope: Scope<'_>) -> Result<Setup> {
     let table = versions();
 
     if scope != Scope::Build {
-        let wanted = |package: &&HostPackage| {
-            matches!(scope, Scope::All | Scope::Demo(_))
-                || package.purpose.starts_with("virtual machines")
+        let wanted = |package: &&HostPackage| match scope {
+            Scope::Full => true,
+            Scope::All | Scope::Demo(_) => package.purpose != FULL_RUNS,
+            Scope::Build | Scope::Vm(_) => package.purpose.starts_with("virtual machines"),
         };
         let missing: Vec<_> = packages::missing(&table.host_packages)
             .into_iter()
@@ -200,7 +203,7 @@ fn fetch_kernels(cache: &Path, scope: Scope<'_>) -> Vec<Result<Kernel, MissingKe
         let wanted = match scope {
             Scope::Build => false,
             Scope::Vm(series) | Scope::Demo(series) => series == pin.series,
-            Scope::All => true,
+            Scope::All | Scope::Full => true,
         };
         let missing = |reason| MissingKernel {
             series: pin.series.clone(),

@@ -9,14 +9,14 @@ use anyhow::{Context as _, Result, bail};
 use super::versions::HostPackage;
 use crate::run;
 
-/// The packages of the table whose programs this machine lacks.
+/// The packages of the table whose programs or files this machine lacks.
 pub(crate) fn missing(table: &[HostPackage]) -> Vec<&HostPackage> {
     table
         .iter()
         .filter(|p| {
-            p.commands
-                .iter()
-                .any(|command| run::find_program(command).is_none())
+            let mut commands = p.commands.iter();
+            commands.any(|command| run::find_program(command).is_none())
+                || p.files.iter().any(|file| !file.exists())
         })
         .collect()
 }

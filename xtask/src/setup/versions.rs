@@ -1,6 +1,6 @@
 //! The one table of what setup fetches: `xtask/versions.json`, compiled in.
 
-use std::sync::OnceLock;
+use std::{path::PathBuf, sync::OnceLock};
 
 use serde::{Deserialize, Serialize};
 
@@ -70,6 +70,9 @@ pub(crate) struct KernelPackage {
     pub(crate) sha256: String,
 }
 
+/// Purpose of packages that only `cargo xtask test --full` needs: some are large.
+pub(crate) const FULL_RUNS: &str = "workloads of full runs";
+
 /// A package that provides programs which must run on this machine.
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -78,7 +81,10 @@ pub(crate) struct HostPackage {
     pub(crate) package: String,
     /// The programs that are missed without it.
     pub(crate) commands: Vec<String>,
-    /// What needs it: `virtual machines`, `workloads` or both.
+    /// Files that are missed without it, where it brings no program of its own.
+    #[serde(default)]
+    pub(crate) files: Vec<PathBuf>,
+    /// What needs it: `virtual machines`, `workloads` or both; or [`FULL_RUNS`].
     pub(crate) purpose: String,
     /// The service that its installation would enable, which is not wanted.
     #[serde(default)]
@@ -114,6 +120,12 @@ mod tests {
         for kernel in &table.kernels {
             assert!(kernel.release.starts_with(&kernel.series), "{kernel:?}");
             assert!(!kernel.packages.is_empty(), "{kernel:?}");
+        }
+        for package in &table.host_packages {
+            assert!(
+                !package.commands.is_empty() || !package.files.is_empty(),
+                "{package:?} would never be missed"
+            );
         }
     }
 }

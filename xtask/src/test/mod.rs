@@ -14,6 +14,7 @@ use crate::{
     setup::{self, Kernel, MissingKernel, Scope, Setup, progress},
     verify::{self, Budget},
     vm::two_at_a_time,
+    workloads,
 };
 
 mod host;
@@ -101,11 +102,19 @@ pub(crate) fn list(selection: &Selection) -> Result<()> {
 }
 
 fn run_all(selection: &Selection, tally: &mut Tally) -> Result<()> {
-    let setup = setup::run(Scope::All)?;
+    let scope = if selection.full {
+        Scope::Full
+    } else {
+        Scope::All
+    };
+    let setup = setup::run(scope)?;
     let kernels = setup.choose(&selection.kernels)?;
     fs::create_dir_all(logs()).context("cannot make the folder for logs")?;
 
     let (built, program) = build_all(&setup)?;
+    if selection.full {
+        workloads::build()?;
+    }
     let mut chosen = run_host_tests(selection, &built, tally)?;
 
     let present = kernels.iter().filter(|kernel| kernel.is_ok()).count();

@@ -20,6 +20,7 @@ use crate::{
     paths, run,
     setup::{Kernel, Setup},
     vm::{Ended, Output, Vm, command_line},
+    workloads,
 };
 
 /// Boots after which the rest of a batch is given up.
@@ -209,6 +210,10 @@ impl Runner<'_> {
                     self.agent.display().to_string(),
                 ),
                 ("UNDERTRACE_KERNEL".to_owned(), batch.series.clone()),
+                (
+                    "UNDERTRACE_WORKLOADS".to_owned(),
+                    workloads::folder().display().to_string(),
+                ),
             ],
             ..Vm::new(kernel)?
         })

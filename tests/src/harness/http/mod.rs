@@ -11,7 +11,7 @@ use std::{
 };
 
 use anyhow::{Context as _, Result, bail, ensure};
-use rustix::net::{AddressFamily, Protocol, RecvFlags, SocketType, sockopt};
+use rustix::net::{AddressFamily, Protocol, RecvFlags, SendFlags, SocketType, sockopt};
 
 use super::{PATIENCE, Skip};
 
@@ -182,6 +182,21 @@ impl Connection {
             .collect();
         let sent = stream.write_vectored(&buffers)?;
         ensure!(sent == bytes.len(), "{sent} of {} bytes sent", bytes.len());
+        Ok(())
+    }
+
+    /// Sends bytes with MSG_MORE: the kernel may wait for those that follow before it makes a packet (send(2)).
+    ///
+    /// # Errors
+    /// When the peer is gone.
+    pub(crate) fn send_more(&mut self, mut bytes: &[u8]) -> Result<()> {
+        let Stream::Tcp(stream) = &self.stream else {
+            bail!("only TCP has MSG_MORE")
+        };
+        while !bytes.is_empty() {
+            let sent = rustix::net::send(stream, bytes, SendFlags::MORE)?;
+            bytes = &bytes[sent..];
+        }
         Ok(())
     }
 

@@ -134,7 +134,7 @@ fn run_cases(context: &mut Context, arguments: &[&str]) -> Result<(bool, Statist
 }
 
 /// Each request on an enrolled connection has one outcome.
-fn balance(statistics: &Statistics) {
+pub(super) fn balance(statistics: &Statistics) {
     let outcomes = [
         "inserted",
         "rewritten",
@@ -161,7 +161,7 @@ fn balance(statistics: &Statistics) {
 }
 
 /// Ends a scenario on a kernel where no header is written, when that was so.
-fn refused(statistics: &Statistics) -> Result<()> {
+pub(super) fn refused(statistics: &Statistics) -> Result<()> {
     none_enrolled(statistics)?;
     Err(Refused(REFUSAL.to_owned()).into())
 }
