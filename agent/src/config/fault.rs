@@ -78,6 +78,8 @@ faults! {
     InjectLoss = "inject-loss";
     /// What to write into a request is meant for another send.
     InjectStale = "inject-stale";
+    /// `RULES` has room for one process.
+    RulesFull = "rules-full";
     /// `INJECTIONS` has room for one connection.
     InjectionsFull = "injections-full";
     /// The sockhash has room for one connection.

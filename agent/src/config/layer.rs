@@ -12,6 +12,7 @@ use super::{
     network::Network,
     otlp::Section,
     propagator::{EXPECTED, Propagator},
+    sampler::{self, ServiceRule},
 };
 use crate::process::{Glob, PortRange};
 
@@ -116,6 +117,14 @@ pub struct Layer {
     )]
     #[serde(deserialize_with = "text_or_number")]
     pub sampler_arg: Option<String>,
+    /// Ratio for traces that begin in a service, by a pattern for its service.name; the first that matches counts [env: UNDERTRACE_SAMPLE=NAME=RATIO,...].
+    #[arg(
+        long,
+        value_name = "NAME=RATIO",
+        value_delimiter = ',',
+        help_heading = "Where spans go (OTLP: OTEL_EXPORTER_OTLP_ENDPOINT and its family)"
+    )]
+    pub sample: Vec<ServiceRule>,
     /// OTLP settings of the YAML file; the environment outranks them.
     #[arg(skip)]
     pub otlp: Option<Section>,
@@ -170,6 +179,7 @@ impl Layer {
             file: path("UNDERTRACE_FILE"),
             sampler: text("OTEL_TRACES_SAMPLER"),
             sampler_arg: text("OTEL_TRACES_SAMPLER_ARG"),
+            sample: list(env, "UNDERTRACE_SAMPLE", sampler::EXPECTED)?,
             otlp: None,
             config: path("UNDERTRACE_CONFIG"),
             proc_root: path("UNDERTRACE_PROC_ROOT"),
@@ -204,6 +214,7 @@ impl Layer {
             file: self.file.or(lower.file),
             sampler: self.sampler.or(lower.sampler),
             sampler_arg: self.sampler_arg.or(lower.sampler_arg),
+            sample: list(self.sample, lower.sample),
             otlp: self.otlp.or(lower.otlp),
             config: self.config.or(lower.config),
             proc_root: self.proc_root.or(lower.proc_root),

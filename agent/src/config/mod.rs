@@ -21,7 +21,7 @@ pub use self::{
     fault::Fault,
     layer::Layer,
     network::Network,
-    sampler::Sampler,
+    sampler::{Sampler, ServiceRules},
 };
 use crate::{
     export::{otlp::settings::Settings, queue::Limits},
@@ -53,6 +53,8 @@ pub struct Config {
     pub own_attributes: Vec<(String, String)>,
     /// Which traces are kept, where nobody before us decided.
     pub sampler: Sampler,
+    /// The same for the traces that begin in some services.
+    pub service_rules: ServiceRules,
     /// Export `url.query`.
     pub query: bool,
     /// Make spans of other processes' OTLP exports.
@@ -183,6 +185,7 @@ impl Config {
             metrics,
             own_attributes: otlp::own_attributes(env),
             sampler: sampler::resolve(layer.sampler.as_deref(), layer.sampler_arg.as_deref())?,
+            service_rules: ServiceRules::new(layer.sample)?,
             query: layer.query.unwrap_or(false),
             otlp_exports: layer.otlp_exports.unwrap_or(false),
             inject_to: match (layer.inject.unwrap_or(false), layer.inject_to) {

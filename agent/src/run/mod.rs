@@ -7,6 +7,7 @@ mod injection;
 mod live;
 mod outputs;
 mod replay;
+mod sample_rules;
 mod signals;
 mod sweep;
 

@@ -32,6 +32,7 @@ mod own_metrics;
 mod propagators;
 mod record;
 mod safety;
+mod sampling;
 mod tls;
 mod translation;
 
@@ -125,6 +126,7 @@ pub(crate) fn all() -> impl Iterator<Item = &'static Scenario> {
         context::SCENARIOS,
         translation::SCENARIOS,
         propagators::SCENARIOS,
+        sampling::SCENARIOS,
         inject::SCENARIOS,
         inject::limits::SCENARIOS,
         causality::SCENARIOS,

@@ -18,6 +18,7 @@ use super::{
     RunError,
     event_loops::EventLoops,
     outputs::{KernelValues, Outputs},
+    sample_rules::SampleRules,
     signals::Signals,
     sweep::Sweep,
 };
@@ -95,6 +96,7 @@ struct Inner {
     told: IdSet<ProcessKey>,
     verdicts: Verdicts,
     event_loops: EventLoops,
+    sample_rules: SampleRules,
     recorder: Option<Recorder>,
     counters: Arc<Counters>,
     injector: Option<Injector>,
