@@ -71,6 +71,9 @@ pub(crate) static RUNTIMES: HashMap<u32, EventLoop> = HashMap::with_max_entries(
 pub(crate) static RULES: HashMap<u32, u32> = HashMap::with_max_entries(RULES_MAX, 0);
 #[map]
 pub(crate) static THRESHOLDS: Array<u64> = Array::with_max_entries(THRESHOLDS_MAX, 0);
+/// Roots that were judged, by rule.
+#[map]
+pub(crate) static ROOTS: PerCpuArray<u64> = PerCpuArray::with_max_entries(THRESHOLDS_MAX, 0);
 #[map]
 pub(crate) static INJECTIONS: HashMap<u64, Injection> =
     HashMap::with_max_entries(INJECTIONS_MAX, 0);

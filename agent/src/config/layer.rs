@@ -1,7 +1,7 @@
 //! One source of configuration. The same struct is read from flags (clap), from UNDERTRACE_* variables and from YAML (serde), so that a new
 //! option is one field and one line in [`Layer::from_env`] and [`Layer::over`].
 
-use std::{path::PathBuf, str::FromStr};
+use std::{num::NonZeroU32, path::PathBuf, str::FromStr};
 
 use clap::{ArgAction, Args};
 use serde::{Deserialize, Deserializer, de::Error};
@@ -125,6 +125,13 @@ pub struct Layer {
         help_heading = "Where spans go (OTLP: OTEL_EXPORTER_OTLP_ENDPOINT and its family)"
     )]
     pub sample: Vec<ServiceRule>,
+    /// Keep about this many of the traces that begin here in a second, over all services [env: UNDERTRACE_SAMPLE_RATE].
+    #[arg(
+        long,
+        value_name = "N",
+        help_heading = "Where spans go (OTLP: OTEL_EXPORTER_OTLP_ENDPOINT and its family)"
+    )]
+    pub sample_rate: Option<NonZeroU32>,
     /// OTLP settings of the YAML file; the environment outranks them.
     #[arg(skip)]
     pub otlp: Option<Section>,
@@ -180,6 +187,7 @@ impl Layer {
             sampler: text("OTEL_TRACES_SAMPLER"),
             sampler_arg: text("OTEL_TRACES_SAMPLER_ARG"),
             sample: list(env, "UNDERTRACE_SAMPLE", sampler::EXPECTED)?,
+            sample_rate: rate(env, "UNDERTRACE_SAMPLE_RATE")?,
             otlp: None,
             config: path("UNDERTRACE_CONFIG"),
             proc_root: path("UNDERTRACE_PROC_ROOT"),
@@ -215,6 +223,7 @@ impl Layer {
             sampler: self.sampler.or(lower.sampler),
             sampler_arg: self.sampler_arg.or(lower.sampler_arg),
             sample: list(self.sample, lower.sample),
+            sample_rate: self.sample_rate.or(lower.sample_rate),
             otlp: self.otlp.or(lower.otlp),
             config: self.config.or(lower.config),
             proc_root: self.proc_root.or(lower.proc_root),
@@ -238,6 +247,14 @@ fn list<T: FromStr>(env: Env<'_>, name: &str, expected: &str) -> Result<Vec<T>, 
                 .map_err(|_| ConfigError::value(name, &value, expected))
         })
         .collect()
+}
+
+fn rate(env: Env<'_>, name: &str) -> Result<Option<NonZeroU32>, ConfigError> {
+    let Some(value) = env(name).filter(|value| !value.is_empty()) else {
+        return Ok(None);
+    };
+    let wrong = |_| ConfigError::value(name, &value, "a whole number of traces, at least 1");
+    value.trim().parse().map(Some).map_err(wrong)
 }
 
 fn truth(env: Env<'_>, name: &str) -> Result<Option<bool>, ConfigError> {

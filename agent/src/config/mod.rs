@@ -12,7 +12,7 @@ pub mod otlp;
 pub mod propagator;
 pub mod sampler;
 
-use std::{collections::HashMap, path::PathBuf, time::Duration};
+use std::{collections::HashMap, num::NonZeroU32, path::PathBuf, time::Duration};
 
 use agent_common::wire::propagator::Table;
 
@@ -55,6 +55,8 @@ pub struct Config {
     pub sampler: Sampler,
     /// The same for the traces that begin in some services.
     pub service_rules: ServiceRules,
+    /// How many of those traces may be kept in a second, over all services.
+    pub sample_rate: Option<NonZeroU32>,
     /// Export `url.query`.
     pub query: bool,
     /// Make spans of other processes' OTLP exports.
@@ -186,6 +188,7 @@ impl Config {
             own_attributes: otlp::own_attributes(env),
             sampler: sampler::resolve(layer.sampler.as_deref(), layer.sampler_arg.as_deref())?,
             service_rules: ServiceRules::new(layer.sample)?,
+            sample_rate: layer.sample_rate,
             query: layer.query.unwrap_or(false),
             otlp_exports: layer.otlp_exports.unwrap_or(false),
             inject_to: match (layer.inject.unwrap_or(false), layer.inject_to) {

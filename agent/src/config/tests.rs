@@ -271,6 +271,29 @@ fn the_first_rule_that_matches_a_service_counts() {
 }
 
 #[test]
+fn a_rate_is_a_number_of_traces() {
+    let rate = |arguments: &[&str], variables: &[(&str, &str)]| {
+        config(arguments, variables)
+            .sample_rate
+            .map(NonZeroU32::get)
+    };
+    let variable = ("UNDERTRACE_SAMPLE_RATE", "20");
+    assert_eq!(rate(&[], &[]), None);
+    assert_eq!(rate(&[], &[variable]), Some(20));
+    assert_eq!(rate(&["--sample-rate", "5"], &[variable]), Some(5));
+    let path = written("rate.yaml", "sample_rate: 50\n");
+    assert_eq!(rate(&["--config", path.path()], &[]), Some(50));
+    for wrong in ["0", "-1", "1.5", "many"] {
+        assert_eq!(
+            error(&[("UNDERTRACE_SAMPLE_RATE", wrong)]),
+            format!(
+                "UNDERTRACE_SAMPLE_RATE is {wrong:?}, but must be a whole number of traces, at least 1"
+            )
+        );
+    }
+}
+
+#[test]
 fn propagators_are_one_list_wherever_they_stand() {
     let ranks = |arguments: &[&str], variables: &[(&str, &str)]| -> Vec<(u32, u32)> {
         let fields = config(arguments, variables)

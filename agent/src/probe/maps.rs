@@ -41,6 +41,8 @@ pub struct Maps {
     pub rules: Rules,
     /// The thresholds of the rules.
     pub thresholds: Thresholds,
+    /// Roots, by rule.
+    pub roots: Roots,
     /// The kernel's own counters.
     pub counters: Counters,
 }
@@ -67,6 +69,7 @@ impl Maps {
             runtimes: Runtimes(take(ebpf, "RUNTIMES")?),
             rules: Rules(take(ebpf, "RULES")?),
             thresholds: Thresholds(take(ebpf, "THRESHOLDS")?),
+            roots: Roots(take(ebpf, "ROOTS")?),
             counters: Counters(take(ebpf, "COUNTERS")?),
         })
     }
@@ -310,6 +313,21 @@ impl Thresholds {
     /// When there is no such rule or the system call fails.
     pub fn set(&mut self, rule: u32, threshold: u64) -> Result<(), MapError> {
         self.0.set(rule, threshold, 0)
+    }
+}
+
+/// `ROOTS`: how many traces began under each rule.
+pub struct Roots(PerCpuArray<MapData, u64>);
+
+impl Roots {
+    /// Those of the first rules, summed over the CPUs; cumulative since the programs were loaded.
+    ///
+    /// # Errors
+    /// When there are not so many rules or a system call fails.
+    pub fn read(&self, rules: usize) -> Result<Vec<u64>, MapError> {
+        let rules = (0..).take(rules);
+        let read = |rule: u32| Ok(self.0.get(&rule, 0)?.iter().sum());
+        rules.map(read).collect()
     }
 }
 

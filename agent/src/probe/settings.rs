@@ -91,6 +91,10 @@ impl Settings {
                     Value::U32(u32::from(!config.service_rules.is_empty())),
                 ),
                 (
+                    "SAMPLE_LIMITED",
+                    Value::U32(u32::from(config.sample_rate.is_some())),
+                ),
+                (
                     "PROPAGATORS",
                     Value::U32(u32::from(config.propagators.is_some())),
                 ),

@@ -1,17 +1,13 @@
 //! What the kernel is told of services with ratios of their own.
 //!
-//! Input: names of services of processes, forks and ends. Output: entries of `RULES` and `THRESHOLDS`. The kernel copies a process's rule to its
-//! children and forgets it where another program begins; until the new one was looked at, the sampler's rule holds.
+//! Input: names of services of processes, forks and ends. Output: entries of `RULES`. The kernel copies a process's rule to its children and forgets
+//! it where another program begins; until the new one was looked at, the sampler's rule holds.
 
 use std::collections::HashMap;
 
-use aya::maps::MapError;
 use tracing::warn;
 
-use crate::{
-    config::{Config, ServiceRules},
-    probe::maps::{Rules, Thresholds},
-};
+use crate::{config::ServiceRules, probe::maps::Rules};
 
 /// Processes with rules of their own, as the kernel knows them.
 pub(super) struct SampleRules {
@@ -21,25 +17,12 @@ pub(super) struct SampleRules {
 }
 
 impl SampleRules {
-    /// Writes the thresholds, before anything is attached.
-    ///
-    /// # Errors
-    /// When a system call fails.
-    pub(super) fn new(
-        map: Rules,
-        mut thresholds: Thresholds,
-        config: &Config,
-    ) -> Result<Self, MapError> {
-        let rules = config.service_rules.clone();
-        let all = [config.sampler.threshold()].into_iter();
-        for (rule, threshold) in (0..).zip(all.chain(rules.thresholds())) {
-            thresholds.set(rule, threshold)?;
-        }
-        Ok(Self {
+    pub(super) fn new(map: Rules, rules: ServiceRules) -> Self {
+        Self {
             map,
             rules,
             known: HashMap::new(),
-        })
+        }
     }
 
     /// Whether services matter at all.

@@ -2,9 +2,10 @@
 //! definition (OpenTelemetry, "Probability Sampling"), not with the agent's own function.
 
 use std::{
-    collections::BTreeSet,
+    collections::{BTreeMap, BTreeSet},
     io::{BufRead as _, BufReader, Write as _},
     process::{Command, Stdio},
+    time::{Duration, Instant},
 };
 
 use anyhow::{Context as _, Result};
@@ -19,6 +20,7 @@ pub(super) const SCENARIOS: &[Scenario] = &[
     Scenario::core("context_sampling_by_trace_id", by_trace_id),
     Scenario::full("context_sampling_by_service", by_service),
     Scenario::full("context_sampling_of_new_processes", of_new_processes),
+    Scenario::core("context_sampling_rate_limit", rate_limit),
     Scenario::full("accounting_rules_full", rules_full),
 ];
 
@@ -213,6 +215,65 @@ fn of_new_processes(context: &mut Context) -> Result<()> {
     assert_eq!(spans.len(), 4, "{}", spans.render());
     assert_eq!(spans.of("threads").len(), 4, "{}", spans.render());
     assert_eq!(statistics.get("spans_unsampled"), 2 * 4, "{statistics}");
+    Ok(())
+}
+
+/// Far more traces begin than may be kept. The bounds leave room for chance (of about 100 that are kept, by five times the deviation) and for a
+/// machine that stutters; the caller's decisions do not count.
+fn rate_limit(context: &mut Context) -> Result<()> {
+    const PER_SECOND: u64 = 20;
+    let port = context.port();
+    let _nginx = service::static_nginx(context, port)?;
+    let collector = Collector::start()?;
+    let agent = Setup::grpc(&collector)
+        .arg("--exe")
+        .arg("nginx")
+        .arg("--sample-rate")
+        .arg(PER_SECOND.to_string())
+        .start(context)?;
+    let mut connection = Connection::open(port)?;
+    // Few are all kept.
+    for n in 0..5 {
+        assert_eq!(connection.get(&format!("/few/{n}"))?.status, 200);
+    }
+    collector.wait_for_spans(5, PATIENCE)?;
+    let mut load = |seconds: u64| -> Result<f64> {
+        let begin = Instant::now();
+        while begin.elapsed() < Duration::from_secs(seconds) {
+            for _ in 0..10 {
+                assert_eq!(connection.get("/many")?.status, 200);
+            }
+            let path = "/decided";
+            assert_eq!(connection.get_with(path, &decided("00"))?.status, 200);
+        }
+        Ok(begin.elapsed().as_secs_f64())
+    };
+    // Until the loop knows the rate.
+    load(4)?;
+    let before = agent.report()?;
+    let seconds = load(6)?;
+    let after = agent.report()?;
+    let statistics = agent.stop()?;
+    let of = |name: &str| {
+        let get = |table: &BTreeMap<String, u64>| table.get(name).copied().unwrap_or(0);
+        (get(&after) - get(&before)) as f64
+    };
+    let allowed = PER_SECOND as f64 * seconds;
+    let (roots, kept) = (of("roots"), of("roots_sampled"));
+    assert!(roots > 3.0 * allowed, "{roots} in {seconds} s are too few");
+    let bounds = 0.5 * allowed..1.5 * allowed;
+    assert!(bounds.contains(&kept), "{kept} in {seconds} s, of {roots}");
+    let spans = collector.spans();
+    assert_eq!(
+        spans.filter(|span| span.path().starts_with("/few/")).len(),
+        5
+    );
+    assert_eq!(statistics.get("roots_sampled"), spans.len() as u64);
+    let unsampled = statistics.get("roots") - statistics.get("roots_sampled");
+    assert!(
+        statistics.get("spans_unsampled") > unsampled,
+        "{statistics}"
+    );
     Ok(())
 }
 

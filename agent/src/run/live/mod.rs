@@ -18,6 +18,7 @@ use super::{
     RunError,
     event_loops::EventLoops,
     outputs::{KernelValues, Outputs},
+    sample_limit::SampleLimit,
     sample_rules::SampleRules,
     signals::Signals,
     sweep::Sweep,
@@ -80,6 +81,7 @@ struct Agent {
     live: Option<LivePositions>,
     /// Reused storage for questions about live positions.
     questions: Vec<LiveRequest>,
+    sample_limit: SampleLimit,
     sweep: Sweep,
     published_ns: u64,
     /// What spares did while their first programs were not attached yet: for nobody who was skipped.
@@ -158,8 +160,17 @@ impl Agent {
         self.ask_positions();
         self.inner.table.expire(now_ns);
         self.inner.look_at_event_loops(now_ns);
+        self.limit_samples(now_ns);
         self.sweep.tick(now_ns, &self.inner.counters);
         outputs.tick(now_ns);
+    }
+
+    fn limit_samples(&mut self, now_ns: u64) {
+        if self.sample_limit.is_wanted()
+            && let Ok(kept) = self.kernel_counters.one(Counter::RootsSampled)
+        {
+            self.sample_limit.tick(now_ns, kept);
+        }
     }
 
     /// Asks the kernel how far idle connections are, where the pipeline wants to know.
@@ -193,6 +204,7 @@ impl Agent {
             .into_iter()
             .map(|(counter, value)| (counter.name(), value))
             .collect();
+        counters.push(("roots", self.sample_limit.roots()));
         counters.push(("programs_missed", self.missed(stood_in)));
         let injector = self.inner.injector.as_ref();
         counters.push(("inject_let_go", injector.map_or(0, Injector::let_go_count)));
