@@ -4,6 +4,8 @@
 /b/ID[/K]      answers after a delay that depends on the ID, so that answers overtake each other
 /hello         six bytes
 /size/N        N bytes
+/file/N[/ID]   N bytes that the process never touches: the head by send, the body by sendfile
+/spliced/N     the same, head and body by one sendfile
 /status/N      an answer with that status and no body
 /chunked/N     N chunks of five bytes
 /hang          never answers
@@ -11,6 +13,10 @@
 """
 
 import argparse
+import os
+import socket
+import socketserver
+import tempfile
 import threading
 import time
 from http.client import HTTPConnection
@@ -44,6 +50,15 @@ class Handler(BaseHTTPRequestHandler):
             self.answer(f"id={parts[1]};\n".encode())
         elif parts[0] == "size":
             self.answer(b"x" * int(parts[1]))
+        elif parts[0] == "file":
+            self.send_response(200)
+            self.send_header("Content-Length", parts[1])
+            self.end_headers()
+            self.wfile.flush()
+            self.send_file(b"x" * int(parts[1]))
+        elif parts[0] == "spliced":
+            head = f"HTTP/1.1 200 OK\r\nContent-Length: {parts[1]}\r\n\r\n"
+            self.send_file(head.encode() + b"x" * int(parts[1]))
         elif parts[0] == "status":
             self.send_response(int(parts[1]))
             if int(parts[1]) not in (204, 304):
@@ -80,6 +95,15 @@ class Handler(BaseHTTPRequestHandler):
     do_PUT = do_POST
     do_PATCH = do_POST
 
+    def send_file(self, content):
+        with tempfile.TemporaryFile() as file:
+            file.write(content)
+            file.flush()
+            sent = 0
+            while sent < len(content):
+                left = len(content) - sent
+                sent += os.sendfile(self.connection.fileno(), file.fileno(), sent, left)
+
     def log_message(self, *_):
         pass
 
@@ -87,6 +111,19 @@ class Handler(BaseHTTPRequestHandler):
 class Server(ThreadingHTTPServer):
     request_queue_size = 128
     daemon_threads = True
+
+
+class UnixHandler(Handler):
+    # There is nothing to disable, and setting it fails.
+    disable_nagle_algorithm = False
+
+
+class UnixServer(Server):
+    address_family = socket.AF_UNIX
+
+    def server_bind(self):
+        # HTTP servers ask for the name of the host that they bind.
+        socketserver.TCPServer.server_bind(self)
 
 
 def call(address, path):
@@ -109,5 +146,9 @@ parser.add_argument("--port", type=int, required=True)
 parser.add_argument("--host", default="127.0.0.1")
 parser.add_argument("--backend", action="append", default=[], help="HOST:PORT, repeatable")
 parser.add_argument("--delay-ms", type=float, default=0)
+parser.add_argument("--unix", help="serve at this unix socket, too")
 options = parser.parse_args()
+if options.unix:
+    unix = UnixServer(options.unix, UnixHandler)
+    threading.Thread(target=unix.serve_forever, daemon=True).start()
 Server((options.host, options.port), Handler).serve_forever()

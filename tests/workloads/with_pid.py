@@ -1,10 +1,12 @@
-"""Runs a program under a process id that nobody has: with_pid.py PID PROGRAM ARGUMENT...
+"""Runs a program under a process id that nobody has: with_pid.py PID PROGRAM ARGUMENT..., or with_pid.py PID --copy SCRIPT ARGUMENT... for a Python
+script that this interpreter's copy runs itself.
 
 clone3(2) takes the id (Linux 5.5, CAP_SYS_ADMIN). Ends as the program does.
 """
 
 import ctypes
 import os
+import runpy
 import signal
 import struct
 import sys
@@ -21,7 +23,11 @@ libc = ctypes.PyDLL(None, use_errno=True)
 child = libc.syscall(ctypes.c_long(CLONE3), arguments, ctypes.c_size_t(len(arguments)))
 if child == 0:
     try:
-        os.execvp(program[0], program)
+        if program[0] == "--copy":
+            sys.argv = program[1:]
+            runpy.run_path(program[1], run_name="__main__")
+        else:
+            os.execvp(program[0], program)
     finally:
         os._exit(127)
 if child < 0:

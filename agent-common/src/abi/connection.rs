@@ -106,7 +106,8 @@ impl CloseReason {
     }
 }
 
-/// A connection is over. For a failed connect, addresses are those of [`Open`], which was sent just before.
+/// A connection is over for its process, which has closed it or shut both directions with nothing left to read, or TCP has ended it. For a failed connect,
+/// addresses are those of [`Open`], which was sent just before.
 #[derive(Clone, Copy, Debug, FromBytes, IntoBytes, Immutable, KnownLayout)]
 #[repr(C)]
 pub struct Close {
@@ -116,7 +117,7 @@ pub struct Close {
     pub sent: StreamState,
     /// Final state of what the process received.
     pub received: StreamState,
-    /// When the process closed its end, before the handshake that ends a connection; 0 when it did not, or not in both directions.
+    /// When the process closed its end in both directions with nothing left to read; 0 when it did not.
     pub closed_ns: u64,
     /// errno of the socket (`sk_err`), 0 for none.
     pub error: u32,

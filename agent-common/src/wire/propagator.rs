@@ -205,12 +205,12 @@ pub fn take<B: Bytes>(
             let id = digits(at);
             take_span(head, &id) && id.count == SPAN_DIGITS && is_end(bytes.byte(at + id.count))
         }
-        part::SAMPLED => sampled(bytes, head, at),
+        part::SAMPLED => is_first(head, head_flags::CARRIED_DECISION) && sampled(bytes, head, at),
         _ => {
             if bytes.byte(at) == b'1' && is_end(bytes.byte(at + 1)) {
                 head.flags |= head_flags::CARRIED_SAMPLED;
             }
-            true
+            is_first(head, head_flags::CARRIED_DEBUG)
         }
     };
     if !well_formed {
@@ -332,6 +332,14 @@ fn take_span(head: &mut Head, id: &Digits) -> bool {
     again == 0 && id.low != 0
 }
 
+/// False for a second header of the kind that `flag` stands for: it may stand in another block than the first one.
+#[inline(always)]
+fn is_first(head: &mut Head, flag: u32) -> bool {
+    let again = head.flags & flag;
+    head.flags |= flag;
+    again == 0
+}
+
 #[inline(always)]
 fn take_sampled(head: &mut Head, byte: u8) -> bool {
     match byte {
@@ -417,23 +425,13 @@ fn words(bytes: &[u8; NAME_LIMIT + 1]) -> [u64; 3] {
     all
 }
 
-/// Which fields of a table were seen in a head so far, one bit for each.
-#[cfg(not(target_arch = "bpf"))]
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Seen(u32);
-
-/// Reads one header of a head, name and value without white space around them, into `head`, which holds what the others said, as `seen` does.
+/// Reads one header of a head, name and value without white space around them, into `head`, which holds what the others said.
 /// The caller looks for `traceparent` itself.
 #[cfg(not(target_arch = "bpf"))]
-pub fn read(table: &[Field], name: &[u8], value: &[u8], head: &mut Head, seen: &mut Seen) {
+pub fn read(table: &[Field], name: &[u8], value: &[u8], head: &mut Head) {
     let value = Value(value);
-    for (index, field) in table.iter().enumerate().take(FIELDS) {
-        if field.is_named(name) {
-            let again = seen.0 >> index & 1;
-            seen.0 |= 1 << index;
-            let count = 1 + u64::from(again);
-            take(&value, head, field, 0, count, |at| digits(&value, at));
-        }
+    for field in table.iter().filter(|field| field.is_named(name)) {
+        take(&value, head, field, 0, 1, |at| digits(&value, at));
     }
 }
 

@@ -139,17 +139,28 @@ fn complete(work: &mut Work, socket: &mut Socket, direction: usize) -> u32 {
     }
 }
 
-/// After a change of direction, when bytes of the other one passed unseen behind its last message: they are taken for the responses to the requests that
-/// seem to wait, which would otherwise keep all later requests of the connection open. A client that pipelines may still wait for a part of them; the
-/// request that begins here is no parent in either case, since the one before it was never seen answered.
+/// When bytes of the other direction passed unseen behind its last message: they are taken for the responses to the requests that seem to wait, which would
+/// otherwise keep all later requests of the connection open. A client that pipelines may still wait for a part of them; the request that begins here is no
+/// parent in either case, since the one before it was never seen answered. What waits from here on is forgotten only when more bytes have passed.
+///
+/// Of what is received only after a change of direction: it is counted before the hook sees it, by a thread that may be reading at this moment. A send is
+/// seen before it is counted, or never.
 #[inline(always)]
 fn forget_answered(work: &Work, socket: &mut Socket, direction: usize) {
-    let other = &socket.streams[direction ^ 1];
-    if work.turned != 0
-        && work.decisions == 0
-        && other.phase == Phase::Body as u8
-        && other.state.position > other.message_end
-    {
+    let is_sent = work.direction == Direction::Receive as u32 && !socket.has(conn::flags::COUNTED);
+    let other = &mut socket.streams[direction ^ 1];
+    if work.decisions != 0 || other.state.position <= other.message_end {
+        return;
+    }
+    let is_known = other.phase == Phase::Body as u8;
+    if is_sent && (is_known || other.phase == Phase::Turn as u8) {
+        other.message_end = other.state.position;
+        if is_known {
+            count(Counter::HeadsUnseen);
+            lose(other);
+        }
+        socket.pending = Pending::default();
+    } else if !is_sent && is_known && work.turned != 0 {
         socket.pending = Pending::default();
     }
 }

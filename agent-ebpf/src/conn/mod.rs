@@ -182,6 +182,10 @@ pub extern "C" fn ut_first_seen(level: u32) -> u32 {
             u64::from(write_seq.wrapping_sub(socket.send_base));
         socket.streams[Direction::Receive as usize].state.position =
             u64::from(read_before.wrapping_sub(socket.receive_base));
+        // What passed before is nobody's response.
+        for stream in &mut socket.streams {
+            stream.message_end = stream.state.position;
+        }
     }
     if is_unix {
         socket.unix_peer = sock::unix_peer(sk);
@@ -288,38 +292,52 @@ fn is_trusted(family: u16, address: &[u8; 16]) -> bool {
     TRUSTED.get(Key::new(128, address)).is_some()
 }
 
-/// Ends a connection: closes its request, writes `Close`, deletes what it left in maps.
+/// The connection is over for its process, which can neither send nor receive any more: closes its request and writes `Close`, once. Both positions have
+/// to be up to date.
+///
+/// What it left in maps stays: its peer may still read what was sent, and an entry whose socket is there yet shall not be made anew.
+#[inline(never)]
+pub(crate) fn tell_close(sk: u64, socket: &mut Socket, reason: CloseReason) {
+    context::abandon(sk, socket);
+    if socket.flags & (flags::OPENED | flags::CLOSE_TOLD) != flags::OPENED {
+        return;
+    }
+    let error = sock::error(sk);
+    let reason = if error != 0 && matches!(reason, CloseReason::Closed) {
+        CloseReason::Error
+    } else {
+        reason
+    };
+    let written = emit::record(&Close {
+        header: emit::header(Kind::Close, size_of::<Close>(), now(), socket.connection),
+        sent: emit::state(&state_of(&socket.streams[Direction::Send as usize])),
+        received: emit::state(&state_of(&socket.streams[Direction::Receive as usize])),
+        closed_ns: socket.closed_ns,
+        error,
+        dropped: socket.dropped,
+        reason: reason as u8,
+        reserved: [0; 7],
+    });
+    // Else the end of the socket is another chance.
+    if written {
+        socket.flags |= flags::CLOSE_TOLD;
+        socket.policy = PolicyKind::Ignore as u8;
+    }
+}
+
+/// Ends a connection: closes its request, writes `Close` unless that was done, deletes what it left in maps.
 #[inline(never)]
 pub(crate) fn close(sk: u64, reason: CloseReason) {
     let Some(socket) = find(sk) else {
         return;
     };
-    let time_ns = now();
     let identity = Identity::from_word(socket.identity);
     inject::refresh(sk, socket, None, true);
     if !socket.has(flags::COUNTED) && identity.family != AF_UNIX && !socket.has(flags::CONNECTING) {
         unwrap(socket, sk, sock::write_seq(sk), sock::copied_seq(sk));
     }
-    context::abandon(sk, socket);
+    tell_close(sk, socket, reason);
     context::forget_handover(sk, socket);
-    if socket.has(flags::OPENED) {
-        let error = sock::error(sk);
-        let reason = if error != 0 && matches!(reason, CloseReason::Closed) {
-            CloseReason::Error
-        } else {
-            reason
-        };
-        emit::record(&Close {
-            header: emit::header(Kind::Close, size_of::<Close>(), time_ns, socket.connection),
-            sent: emit::state(&state_of(&socket.streams[Direction::Send as usize])),
-            received: emit::state(&state_of(&socket.streams[Direction::Receive as usize])),
-            closed_ns: socket.closed_ns,
-            error,
-            dropped: socket.dropped,
-            reason: reason as u8,
-            reserved: [0; 7],
-        });
-    }
     inject::forget(sk, socket);
     for direction in 0..2u64 {
         let phase = socket.streams[direction as usize].phase;

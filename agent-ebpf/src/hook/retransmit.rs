@@ -27,7 +27,8 @@ fn retransmitted(sk: u64, skb: u64) {
     let Some(socket) = conn::find(sk) else {
         return;
     };
-    if socket.policy == PolicyKind::Ignore as u8 || socket.has(flags::COUNTED) {
+    let ignored = socket.policy == PolicyKind::Ignore as u8 && !socket.has(flags::CLOSE_TOLD);
+    if ignored || socket.has(flags::COUNTED) {
         return;
     }
     if global!(O_SK_BUFF_CB) == ABSENT

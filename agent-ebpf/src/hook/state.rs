@@ -21,8 +21,8 @@ use crate::{
     inject,
     kernel::{
         sock::{
-            self, IPPROTO_MPTCP, IPPROTO_TCP, TCP_CLOSE, TCP_ESTABLISHED, TCP_FIN_WAIT1,
-            TCP_LAST_ACK, TCP_SYN_SENT,
+            self, IPPROTO_MPTCP, IPPROTO_TCP, TCP_CLOSE, TCP_CLOSING, TCP_ESTABLISHED,
+            TCP_FIN_WAIT1, TCP_FIN_WAIT2, TCP_LAST_ACK, TCP_SYN_SENT,
         },
         task,
     },
@@ -85,6 +85,8 @@ fn set_state(ctx: &BtfTracePointContext) {
         established(sk as u64);
     } else if new == TCP_FIN_WAIT1 || new == TCP_LAST_ACK {
         finishing(sk as u64);
+    } else if new == old && (new == TCP_FIN_WAIT2 || new == TCP_CLOSING) {
+        leaving(sk as u64);
     } else if new == TCP_CLOSE {
         closed(sk as u64);
     }
@@ -217,9 +219,32 @@ fn finishing(sk: u64) {
         inject::refresh(sk, socket, None, false);
         conn::unwrap(socket, sk, sock::write_seq(sk), sock::copied_seq(sk));
         socket.flags |= flags::FIN_SENT;
-        if sock::is_shut(sk) {
+        shut(sk, socket);
+    }
+}
+
+/// The process closes a socket whose sending end it had shut before (`tcp_close_state`, net/ipv4/tcp.c, which sets the same state again).
+#[inline(always)]
+fn leaving(sk: u64) {
+    if let Some(socket) = conn::find(sk)
+        && !socket.has(flags::COUNTED)
+    {
+        conn::unwrap(socket, sk, sock::write_seq(sk), sock::copied_seq(sk));
+        shut(sk, socket);
+    }
+}
+
+/// A socket that its process has closed, or shut with nothing left to read, is over for that process. TCP goes on: `TCP_CLOSE` may come when the peer
+/// takes what is queued, a timer ends, or the peer closes too.
+///
+/// `tcp_close` sets `sk_shutdown` before the state, and resets a connection with unread bytes at once.
+#[inline(always)]
+fn shut(sk: u64, socket: &mut conn::Socket) {
+    if sock::is_shut(sk) && sock::is_read_out(sk) {
+        if socket.closed_ns == 0 {
             socket.closed_ns = conn::now();
         }
+        conn::tell_close(sk, socket, CloseReason::Closed);
     }
 }
 

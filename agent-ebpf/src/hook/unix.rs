@@ -1,6 +1,9 @@
 //! Unix stream sockets: `unix_stream_sendmsg(sock, msg, size)`, `unix_stream_recvmsg(sock, msg, size, flags)`, `unix_release_sock(sk, embrion)` and
 //! `unix_stream_connect(sock, address, length, flags)` (net/unix/af_unix.c). There are no sequence numbers: positions count what was accepted and
 //! read, from connect() on. Ends that were connected before, or by socketpair(), have no same-kernel key.
+//!
+//! Before Linux 6.5, sendfile and splice call `unix_stream_sendpage(socket, page, offset, size, flags)`, once for each page; later they come by
+//! `unix_stream_sendmsg`. No bytes of a page are looked at: it only moves the position, as if its bytes had passed no hook of a TCP socket.
 
 use agent_common::abi::{CloseReason, Direction, Origin, Role};
 use aya_ebpf::{
@@ -14,6 +17,7 @@ use super::{
     state::describe,
 };
 use crate::{
+    capture,
     conn::{self, flags},
     decide,
     globals::global,
@@ -63,6 +67,26 @@ pub fn unix_stream_sendmsg_exit(ctx: FExitContext) -> i32 {
 pub fn unix_stream_sendmsg_exit_spare(ctx: FExitContext) -> i32 {
     if has_sent(&ctx) && spare::skipped(Post::UnixSent) {
         accepted(&ctx);
+    }
+    0
+}
+
+// until Linux 6.4
+#[fexit(function = "unix_stream_sendpage")]
+pub fn unix_stream_sendpage_exit(ctx: FExitContext) -> i32 {
+    if let Some(length) = has_sent_page(&ctx) {
+        passed(&ctx, length);
+        spare::done(Post::UnixSent);
+    }
+    0
+}
+
+#[fexit(function = "unix_stream_sendpage")]
+pub fn unix_stream_sendpage_spare(ctx: FExitContext) -> i32 {
+    if let Some(length) = has_sent_page(&ctx)
+        && spare::skipped(Post::UnixSent)
+    {
+        passed(&ctx, length);
     }
     0
 }
@@ -165,6 +189,13 @@ fn has_sent(ctx: &FExitContext) -> bool {
     result > 0 && select::is_selected(task::pid_tgid())
 }
 
+/// How much of a page was accepted, when its sender is traced.
+#[inline(always)]
+fn has_sent_page(ctx: &FExitContext) -> Option<u64> {
+    let result: i64 = ctx.arg(5);
+    (result > 0 && select::is_selected(task::pid_tgid())).then_some(result as u64)
+}
+
 #[inline(always)]
 fn sk(socket: *const u8) -> *const u8 {
     field::load(socket, global!(O_SOCKET_SK))
@@ -210,4 +241,19 @@ fn accepted(ctx: &FExitContext) {
         let position = &mut socket.streams[Direction::Send as usize].state.position;
         *position = position.wrapping_add(length as u64);
     }
+}
+
+/// Counts a page that was put into the stream, of which nothing was seen. The request is over when these were the last bytes of its response.
+#[inline(always)]
+fn passed(ctx: &FExitContext, length: u64) {
+    let sk = sk(ctx.arg(0)) as u64;
+    let Some(socket) = conn::find(sk) else {
+        return;
+    };
+    let state = &mut socket.streams[Direction::Send as usize].state;
+    state.position = state.position.wrapping_add(length);
+    state.last_time_ns = conn::now();
+    // A response may begin with a page: what is read next comes after a change of direction all the same.
+    socket.last_direction = Direction::Send as u8;
+    capture::settle(sk, socket);
 }

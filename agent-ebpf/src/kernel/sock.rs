@@ -17,12 +17,13 @@ pub(crate) const AF_INET6: u16 = 10;
 pub(crate) const TCP_ESTABLISHED: u8 = 1;
 pub(crate) const TCP_SYN_SENT: u8 = 2;
 pub(crate) const TCP_FIN_WAIT1: u8 = 4;
+pub(crate) const TCP_FIN_WAIT2: u8 = 5;
 const TCP_TIME_WAIT: u8 = 6;
 pub(crate) const TCP_CLOSE: u8 = 7;
 pub(crate) const TCP_CLOSE_WAIT: u8 = 8;
 pub(crate) const TCP_LAST_ACK: u8 = 9;
-const TCP_CLOSING: u8 = 11;
 pub(crate) const TCP_LISTEN: u8 = 10;
+pub(crate) const TCP_CLOSING: u8 = 11;
 
 /// What tells one use of a sock from another one at the same address.
 #[derive(Clone, Copy, Default, PartialEq, Eq)]
@@ -98,6 +99,14 @@ pub(crate) fn copied_seq(sk: u64) -> u32 {
 #[inline(always)]
 pub(crate) fn is_drained(sk: u64) -> bool {
     field::read::<u32>(sk, global!(O_TCP_SOCK_RCV_NXT)) == copied_seq(sk)
+}
+
+/// Whether nothing is left to read but the peer's FIN, which counts like a byte.
+#[inline(always)]
+pub(crate) fn is_read_out(sk: u64) -> bool {
+    let next: u32 = field::read(sk, global!(O_TCP_SOCK_RCV_NXT));
+    let unread = next.wrapping_sub(copied_seq(sk));
+    unread == 0 || (unread == 1 && may_have_fin(sk))
 }
 
 /// Sequence numbers of the first byte sent and of the first byte received, for a connection whose start was not seen; nothing where the

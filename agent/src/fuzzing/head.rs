@@ -3,11 +3,11 @@
 use agent_common::wire::{
     http1::{self, Framing as KernelFraming},
     propagator::{self, Field, Table, part},
-    scan::{BLOCK, CARRY, Head, MethodKind, head_flags},
+    scan::{CARRY, Head, MethodKind, head_flags},
 };
 
 use super::{
-    cut,
+    cut, has_gap,
     kernel::{Scanned, scan},
     number, user,
 };
@@ -57,9 +57,8 @@ pub fn propagators(data: &[u8]) -> bool {
     let (at, bytes) = number(data);
     let table = table();
     let whole = scan(&[bytes], &table);
-    let repeats = repeats(bytes);
     let few = bytes.iter().filter(|byte| **byte == b'\n').count() < LINES;
-    if few && !repeats {
+    if few {
         same_however_cut(bytes, whole, scan(&cut(bytes, at), &table));
     }
     let Scanned::End(mut head, end) = whole else {
@@ -73,7 +72,6 @@ pub fn propagators(data: &[u8]) -> bool {
     if let (Some(_), Some(user::Read::Request(request, _))) =
         (fields(bytes, end), user::head(bytes, &table))
         && few
-        && !(repeats && end > BLOCK)
     {
         let kernel = carried.map(|ids| (ids, propagator::is_sampled(&head)));
         let user = request
@@ -86,13 +84,7 @@ pub fn propagators(data: &[u8]) -> bool {
     assert!(!propagator::is_complete(&head));
     let before = head;
     let b3 = b"64fe8b2a57d3eff7-e457b5a2e4d86bd1-1";
-    propagator::read(
-        &table,
-        b"b3",
-        b3,
-        &mut head,
-        &mut propagator::Seen::default(),
-    );
+    propagator::read(&table, b"b3", b3, &mut head);
     assert_eq!(head, before);
     carried.is_some()
 }
@@ -100,8 +92,8 @@ pub fn propagators(data: &[u8]) -> bool {
 /// Lines of a block in which the kernel looks for other propagators; a head with more carries no context.
 const LINES: usize = 60;
 
-/// White space before a value that the kernel's scanner skips.
-const BLANKS: usize = 16;
+/// Digits of a Content-Length that the kernel's scanner reads.
+const DIGITS: usize = 18;
 
 const FIELDS: [(&str, u32, u32); 8] = [
     ("b3", part::B3, 1),
@@ -120,18 +112,6 @@ fn table() -> Table {
         *place = Field::new(name, part, rank).expect("a name that fits");
     }
     table
-}
-
-/// Whether a header of the table is there twice: the kernel counts those by the block.
-fn repeats(bytes: &[u8]) -> bool {
-    FIELDS.iter().any(|(name, ..)| {
-        let is_named = |line: &&[u8]| {
-            line.split_at_checked(name.len())
-                .is_some_and(|(own, _)| own.eq_ignore_ascii_case(name.as_bytes()))
-        };
-        let lines = bytes.split(|byte| *byte == b'\n');
-        lines.filter(is_named).nth(1).is_some()
-    })
 }
 
 /// What is found does not depend on where bytes are cut, apart from two limits: a longer line is not looked at where a boundary cuts it, and
@@ -209,8 +189,7 @@ fn fields(bytes: &[u8], end: u64) -> Option<Vec<(&[u8], &[u8])>> {
             continue;
         };
         let (name, value) = (&line[..colon], &line[colon + 1..]);
-        let padding = value.len() - value.trim_ascii().len();
-        if name.ends_with(b" ") || name.ends_with(b"\t") || padding >= BLANKS {
+        if name.ends_with(b" ") || name.ends_with(b"\t") || has_gap(value) {
             return None;
         }
         fields.push((name, value.trim_ascii()));
@@ -226,18 +205,10 @@ fn values<'a>(fields: &[(&[u8], &'a [u8])], name: &str) -> Vec<&'a [u8]> {
         .collect()
 }
 
-fn has_blank(value: &[u8]) -> bool {
-    value.iter().any(|byte| matches!(byte, b' ' | b'\t'))
-}
-
 fn same_traceparent(fields: &[(&[u8], &[u8])], head: &Head, request: &RequestHead) {
     let values = values(fields, "traceparent");
     let any = head.flags & head_flags::ANY_TRACEPARENT != 0;
     assert_eq!(any, !values.is_empty());
-    // The scanner's one difference: it takes a value for ended at a blank.
-    if values.iter().any(|value| has_blank(value)) {
-        return;
-    }
     let kernel = (head.flags & head_flags::TRACEPARENT != 0).then(|| {
         let (trace_id, span_id) = user::ids(head);
         (trace_id, span_id, head.trace_flags)
@@ -248,22 +219,15 @@ fn same_traceparent(fields: &[(&[u8], &[u8])], head: &Head, request: &RequestHea
     assert_eq!(kernel, user);
 }
 
-/// What follows the head, where its headers leave no choice: the scanner gives up a Content-Length that is a list, and takes one for ended at a
-/// blank; it looks only at the last letters of a coding.
+/// What follows the head. One difference is left: of a Content-Length that is a list, is there twice or has many digits the scanner says that it
+/// does not know.
 fn same_framing(fields: &[(&[u8], &[u8])], kernel: KernelFraming, head: &Head, user: Framing) {
     let lengths = values(fields, "content-length");
-    let plain = |value: &&[u8]| !has_blank(value) && !value.contains(&b',') && value.len() <= 17;
-    let codings = values(fields, "transfer-encoding");
-    let named = |value: &&[u8]| {
-        let last = value.rsplit(|byte| *byte == b',').next();
-        let last = last.unwrap_or_default().trim_ascii().to_ascii_lowercase();
-        last == b"chunked" || !last.ends_with(b"chunked")
-    };
-    if lengths.len() > 1 || !lengths.iter().all(plain) || !codings.iter().all(named) {
-        return;
-    }
+    let plain = |value: &&[u8]| !value.contains(&b',') && value.len() <= DIGITS;
+    let plain = lengths.len() < 2 && lengths.iter().all(plain);
     let agreed = match user {
         Framing::Absent => matches!(kernel, KernelFraming::Nothing | KernelFraming::UntilClose),
+        Framing::Length(_) if !plain => kernel == KernelFraming::Unknown,
         Framing::Length(length) => kernel == KernelFraming::Length && head.content_length == length,
         Framing::Chunked => kernel == KernelFraming::Chunked,
         Framing::Coded => matches!(kernel, KernelFraming::Unknown | KernelFraming::UntilClose),

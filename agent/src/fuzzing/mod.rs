@@ -56,6 +56,15 @@ fn byte(data: &[u8]) -> (usize, &[u8]) {
         .map_or((0, data), |(first, rest)| (usize::from(*first), rest))
 }
 
+/// White space in one place that the kernel's scanner skips, with the CR of the line's end.
+const BLANKS: usize = 16;
+
+/// Whether a value has more white space in one place than that.
+fn has_gap(value: &[u8]) -> bool {
+    let blank = |byte: &u8| matches!(byte, b' ' | b'\t');
+    value.windows(BLANKS).any(|run| run.iter().all(blank))
+}
+
 /// The bytes in two pieces.
 fn cut(bytes: &[u8], at: usize) -> [&[u8]; 2] {
     let (first, second) = bytes.split_at(at.min(bytes.len()));

@@ -4,6 +4,8 @@
 
 use serde::Serialize;
 
+pub use super::feature::Feature;
+
 /// Where a program is attached.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(tag = "kind", content = "target", rename_all = "snake_case")]
@@ -40,107 +42,6 @@ impl std::fmt::Display for Attach {
     }
 }
 
-/// What a group of hooks is for. All of a feature's hooks work, or the feature is off.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Feature {
-    /// Sends and receives on IPv4 sockets, and the end of every internet socket.
-    Inet,
-    /// Sends and receives on IPv6 sockets.
-    Inet6,
-    /// Sends and receives on unix stream sockets.
-    Unix,
-    /// connect() of unix stream sockets: where their streams begin.
-    UnixConnects,
-    /// connect(): who is the client, failed connects, connection times.
-    Connects,
-    /// accept(): who is the server.
-    Accepts,
-    /// Birth, change and death of processes.
-    Processes,
-    /// When a thread goes back to wait for work.
-    Waits,
-    /// Positions of idle connections.
-    LivePositions,
-    /// What TCP sends again.
-    Retransmissions,
-    /// Programs that stand in where the kernel skips those of sends and receives; only for kernels that preempt. Each is of use without the others.
-    Spares,
-}
-
-impl Feature {
-    /// All features, in the order in which a person reads them.
-    pub const ALL: &'static [Self] = &[
-        Self::Inet,
-        Self::Inet6,
-        Self::Unix,
-        Self::UnixConnects,
-        Self::Connects,
-        Self::Accepts,
-        Self::Processes,
-        Self::Waits,
-        Self::LivePositions,
-        Self::Retransmissions,
-        Self::Spares,
-    ];
-
-    /// Whether one of its hooks is of use without the others.
-    #[must_use]
-    pub const fn is_separable(self) -> bool {
-        matches!(self, Self::Spares)
-    }
-
-    /// Whether the agent is of no use without it.
-    #[must_use]
-    pub const fn is_required(self) -> bool {
-        matches!(self, Self::Inet)
-    }
-
-    /// What it is called on the console.
-    #[must_use]
-    pub const fn title(self) -> &'static str {
-        match self {
-            Self::Inet => "TCP over IPv4",
-            Self::Inet6 => "TCP over IPv6",
-            Self::Unix => "unix stream sockets",
-            Self::UnixConnects => "unix connections",
-            Self::Connects => "outgoing connections",
-            Self::Accepts => "accepted connections",
-            Self::Processes => "process life",
-            Self::Waits => "event-loop rules",
-            Self::LivePositions => "idle connections",
-            Self::Retransmissions => "retransmissions",
-            Self::Spares => "preempted programs",
-        }
-    }
-
-    /// What a user loses without it.
-    #[must_use]
-    pub const fn loss(self) -> &'static str {
-        match self {
-            Self::Inet => "nothing can be traced",
-            Self::Inet6 => "requests over IPv6 are not traced",
-            Self::Unix => "requests over unix sockets are not traced",
-            Self::UnixConnects => "the two ends of a unix socket are not joined to one trace",
-            Self::Connects => {
-                "failed connects are not reported, and calls of event loops have no parent on new connections"
-            }
-            Self::Accepts => {
-                "the server's side of a connection is known only from its first request"
-            }
-            Self::Processes => "programs started after the agent are named late or not at all",
-            Self::Waits => "fewer calls made by event loops (nginx, Node) have a parent",
-            Self::LivePositions => {
-                "a span whose end follows no other traffic is complete only with the connection's next request"
-            }
-            Self::Retransmissions => "spans do not tell what TCP had to send again",
-            Self::Spares => {
-                "sends and receives are missed while another thread is preempted inside a program"
-            }
-        }
-    }
-}
-
 /// Order of attachment: state is cleaned up from the first moment, and data comes when everything else is ready.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Stage {
@@ -171,6 +72,17 @@ pub struct Hook {
     pub instead_of: Option<&'static str>,
     /// The program array of the body it goes on with.
     pub goes_on_in: Option<&'static str>,
+    /// Where newer kernels lead what passes the function now.
+    pub until: Option<Until>,
+}
+
+/// The end of a kernel function: which one came in its place, and what that one calls.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Until {
+    /// A kernel that has this function needs the hook no more.
+    pub function: &'static str,
+    /// A function with a hook of its own, which sees all of it then.
+    pub through: &'static str,
 }
 
 /// Stands for an argument that the program does not read, whatever its type.
@@ -178,6 +90,13 @@ pub const UNREAD: &str = "_";
 
 const SEND: &[&str] = &["struct socket *", "struct msghdr *", "size_t"];
 const RECEIVE: &[&str] = &["struct socket *", "struct msghdr *", "size_t", "int"];
+
+/// From Linux 6.5 on sendfile and splice call the same function as any send.
+const PAGE: &[&str] = &["struct socket *", "struct page *", "int", "size_t", "int"];
+const PAGES: Until = Until {
+    function: "splice_to_socket",
+    through: "unix_stream_sendmsg",
+};
 
 /// The address became a `struct sockaddr_unsized *` in Linux 6.19.
 const UNIX_CONNECT: &[&str] = &["struct socket *", UNREAD, "int", "int"];
@@ -305,6 +224,14 @@ pub const HOOKS: &[Hook] = &[
     )
     .reads(SEND),
     Hook::new(
+        "unix_stream_sendpage_spare",
+        Attach::Exit("unix_stream_sendpage"),
+        Feature::Spares,
+        Stage::Spare,
+    )
+    .reads(PAGE)
+    .until(PAGES),
+    Hook::new(
         "inet_sendmsg_spare",
         Attach::Entry("inet_sendmsg"),
         Feature::Spares,
@@ -360,6 +287,14 @@ pub const HOOKS: &[Hook] = &[
     )
     .reads(SEND),
     Hook::new(
+        "unix_stream_sendpage_exit",
+        Attach::Exit("unix_stream_sendpage"),
+        Feature::UnixFiles,
+        Stage::Data,
+    )
+    .reads(PAGE)
+    .until(PAGES),
+    Hook::new(
         "inet_sendmsg_enter",
         Attach::Entry("inet_sendmsg"),
         Feature::Inet,
@@ -395,6 +330,7 @@ impl Hook {
             stage,
             instead_of: None,
             goes_on_in: None,
+            until: None,
         }
     }
 
@@ -405,6 +341,13 @@ impl Hook {
     const fn goes_on_in(self, array: &'static str) -> Self {
         Self {
             goes_on_in: Some(array),
+            ..self
+        }
+    }
+
+    const fn until(self, until: Until) -> Self {
+        Self {
+            until: Some(until),
             ..self
         }
     }

@@ -10,6 +10,7 @@ pub mod attach;
 pub mod bodies;
 pub mod error;
 pub mod examine;
+pub mod feature;
 pub mod hooks;
 pub mod inject;
 pub mod live;

@@ -186,6 +186,33 @@ impl Agent {
         Ok(line.trim().trim_end_matches("kB").trim().parse()?)
     }
 
+    /// Stops its threads, so that only its programs in the kernel go on.
+    ///
+    /// # Errors
+    /// When it does not stop.
+    pub(crate) fn freeze(&self) -> Result<()> {
+        self.program.signal(Signal::STOP)?;
+        let stat = format!("/proc/{}/stat", self.pid());
+        wait_for(
+            || "the agent to be stopped".into(),
+            PATIENCE,
+            || {
+                fs::read_to_string(&stat)
+                    .ok()?
+                    .contains(") T ")
+                    .then_some(())
+            },
+        )
+    }
+
+    /// Lets it go on.
+    ///
+    /// # Errors
+    /// When it is gone.
+    pub(crate) fn thaw(&self) -> Result<()> {
+        self.program.signal(Signal::CONT)
+    }
+
     /// Ends it with SIGKILL.
     ///
     /// # Errors

@@ -1,6 +1,7 @@
 //! What scenarios are written with: the agent under test, a collector, workloads, raw clients, and queries on what arrived.
 
 pub(crate) mod agent;
+pub(crate) mod capture;
 pub(crate) mod collector;
 pub(crate) mod group;
 pub(crate) mod http;

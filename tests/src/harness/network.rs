@@ -1,6 +1,10 @@
-//! Network namespaces of a scenario's own, joined by veth pairs, with address translation between them.
+//! Network namespaces of a scenario's own, joined by veth pairs, with address translation between them; and how long TCP waits for a peer.
 
-use std::{fs::File, process::Command, thread};
+use std::{
+    fs::{self, File},
+    process::Command,
+    thread,
+};
 
 use anyhow::{Context as _, Result, ensure};
 use rustix::thread::LinkNameSpaceType;
@@ -14,7 +18,8 @@ pub(crate) struct Routed {
     pub(crate) client: String,
     /// Name of the server's namespace; address 10.77.2.2.
     pub(crate) server: String,
-    router: String,
+    /// Name of the router's namespace.
+    pub(crate) router: String,
 }
 
 impl Routed {
@@ -258,4 +263,32 @@ fn run(command: &mut Command, arguments: &[&str]) -> Result<()> {
         String::from_utf8_lossy(&output.stderr).trim()
     );
     Ok(())
+}
+
+/// Seconds for which a closed socket waits for its peer to close too.
+const FIN_TIMEOUT: &str = "/proc/sys/net/ipv4/tcp_fin_timeout";
+
+/// While it lives, a socket that its process has closed stays in TCP_FIN_WAIT2 until its peer closes too. With the kernel's own minute a smaller thing
+/// takes its place when the FIN is acknowledged, which looks like the end of the connection (`__tcp_close`, net/ipv4/tcp.c: TCP_TIMEWAIT_LEN).
+#[derive(Debug)]
+pub(crate) struct LongFinWait {
+    before: String,
+}
+
+impl LongFinWait {
+    /// Sets it for the namespace of the scenario.
+    ///
+    /// # Errors
+    /// When the setting cannot be changed.
+    pub(crate) fn start() -> Result<Self> {
+        let before = fs::read_to_string(FIN_TIMEOUT).context(FIN_TIMEOUT)?;
+        fs::write(FIN_TIMEOUT, "240").context(FIN_TIMEOUT)?;
+        Ok(Self { before })
+    }
+}
+
+impl Drop for LongFinWait {
+    fn drop(&mut self) {
+        let _ = fs::write(FIN_TIMEOUT, &self.before);
+    }
 }

@@ -1,6 +1,7 @@
 //! Raw servers on threads of the scenario's own process: they answer with given bytes, and read in every way there is.
 
 use std::{
+    fs::File,
     io::{self, IoSlice, IoSliceMut, Read as _, Write as _},
     net::{SocketAddr, TcpListener, TcpStream},
     sync::Arc,
@@ -151,6 +152,21 @@ impl Scripted {
     pub(crate) fn port(&self) -> u16 {
         self.port
     }
+}
+
+/// Sends the first `count` bytes of a file: the kernel hands them to the socket, and no process touches them (sendfile(2)).
+///
+/// # Errors
+/// When the file is shorter, or the peer is gone.
+pub(crate) fn send_file(stream: &TcpStream, file: &File, count: u64) -> io::Result<()> {
+    let mut offset = 0;
+    while offset < count {
+        let left = usize::try_from(count - offset).unwrap_or(usize::MAX);
+        if rustix::fs::sendfile(stream, file, Some(&mut offset), left)? == 0 {
+            return Err(io::ErrorKind::UnexpectedEof.into());
+        }
+    }
+    Ok(())
 }
 
 fn heads(

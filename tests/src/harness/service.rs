@@ -197,12 +197,32 @@ pub(crate) fn script_with_pid(
     script: &str,
     port: u16,
 ) -> Result<Program> {
+    let mut command = with_pid(pid)?;
+    command.arg(program(interpreter)?);
+    start_script(context, command, script, port, &[])
+}
+
+/// The same for a Python script that runs in a copy of the parent: the process with this id never runs a program of its own.
+///
+/// # Errors
+/// As [`script_with_pid`].
+pub(crate) fn copy_with_pid(
+    context: &Context,
+    pid: u32,
+    script: &str,
+    port: u16,
+) -> Result<Program> {
+    let mut command = with_pid(pid)?;
+    command.arg("--copy");
+    start_script(context, command, script, port, &[])
+}
+
+fn with_pid(pid: u32) -> Result<Command> {
     let mut command = Command::new(program("python3")?);
     command
         .arg(workloads().join("with_pid.py"))
-        .arg(pid.to_string())
-        .arg(program(interpreter)?);
-    start_script(context, command, script, port, &[])
+        .arg(pid.to_string());
+    Ok(command)
 }
 
 /// Starts a Node script of `workloads` with `--port` and further arguments.

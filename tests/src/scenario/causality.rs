@@ -5,7 +5,7 @@ use std::{
     io::Write as _,
     sync::{
         Arc,
-        atomic::{AtomicU32, Ordering},
+        atomic::{AtomicU32, AtomicUsize, Ordering},
         mpsc,
     },
     thread,
@@ -26,6 +26,7 @@ use crate::harness::{
     collector::Collector,
     http::Connection,
     load,
+    network::LongFinWait,
     scripted::Scripted,
     service,
     trace::hex,
@@ -197,10 +198,20 @@ fn nginx_retry(context: &mut Context) -> Result<()> {
     Ok(())
 }
 
-/// One request at a time: what nginx sends again is linked to the attempt that was not answered, and nothing else is.
+/// One request at a time: what nginx sends again is linked to the attempt that was not answered, and nothing else is. The failed attempt is told
+/// of when nginx closes it, though its server does not.
 fn nginx_retry_is_linked(context: &mut Context) -> Result<()> {
     const REQUESTS: u32 = 8;
-    let silent = Scripted::start(context, |_, _| Ok(()))?;
+    let _wait = LongFinWait::start()?;
+    let unanswered = Arc::new(AtomicUsize::new(0));
+    let counter = Arc::clone(&unanswered);
+    // It keeps its end open for as long as the scenario runs.
+    let silent = Scripted::start(context, move |_, _| {
+        counter.fetch_add(1, Ordering::Relaxed);
+        loop {
+            thread::park();
+        }
+    })?;
     let (back, port) = (slow_backend(context)?, context.port());
     let backend = format!("127.0.0.1:{}", back.1);
     let silent_address = format!("127.0.0.1:{}", silent.port());
@@ -215,7 +226,8 @@ fn nginx_retry_is_linked(context: &mut Context) -> Result<()> {
         .arg("nginx")
         .start(context)?;
     load::numbered(port, "/p", REQUESTS, 1)?;
-    collector.wait_for_quiet(2 * REQUESTS as usize, PATIENCE / 3);
+    let unanswered = unanswered.load(Ordering::Relaxed);
+    collector.wait_for_quiet(2 * REQUESTS as usize + unanswered, PATIENCE / 3);
     let statistics = agent.stop()?;
     let spans = collector.spans();
     let clients = spans.clients();

@@ -136,6 +136,7 @@ fn malformed_traceparent_ignored(context: &mut Context) -> Result<()> {
         format!("traceparent: 00-{upper}-{PARENT}-01\r\n"),
         format!("traceparent: 00-{cut}-{PARENT}-01\r\n"),
         format!("traceparent: 00-{TRACE}-{PARENT}-01-more\r\n"),
+        format!("traceparent: 00-{TRACE}-{PARENT}-01 more\r\n"),
         format!("traceparent: 00-{TRACE}-{PARENT}-0\r\n"),
         format!("traceparent: 00-{TRACE}-{PARENT}\r\n"),
         format!("traceparent: 00_{TRACE}_{PARENT}_01\r\n"),

@@ -1,17 +1,22 @@
 //! Bodies: framing, exact sizes, and bytes in them that look like requests.
 
-use std::fs::File;
+use std::{
+    fs::{self, File},
+    io::Write as _,
+};
 
 use anyhow::Result;
 
-use super::Scenario;
+use super::{Scenario, http1::pair};
 use crate::harness::{
     Context, PATIENCE,
     agent::Setup,
     assert_text,
     collector::Collector,
     http::Connection,
-    kernel_has, service,
+    kernel_has,
+    scripted::{Scripted, send_file},
+    service,
     trace::{REQUEST_BODY, RESPONSE_BODY},
 };
 
@@ -22,6 +27,10 @@ pub(super) const SCENARIOS: &[Scenario] = &[
     ),
     Scenario::full("http1_chunked_and_head_and_304", chunked_and_head_and_304),
     Scenario::full("http1_large_body_sizes_exact", large_body_sizes_exact),
+    Scenario::full(
+        "http1_body_beyond_sequence_numbers",
+        body_beyond_sequence_numbers,
+    ),
     Scenario::full(
         "http1_slow_reader_counts_nothing_twice",
         slow_reader_counts_nothing_twice,
@@ -205,6 +214,76 @@ fn large_body_sizes_exact(context: &mut Context) -> Result<()> {
             "{}",
             span.line()
         );
+    }
+    Ok(())
+}
+
+/// A body of more than 4 GiB between two small ones: the sequence numbers come round, the positions do not.
+fn body_beyond_sequence_numbers(context: &mut Context) -> Result<()> {
+    const BODY: u64 = 4_400_000_123;
+    const FILE: u64 = 4 << 20;
+    // Most bytes the client takes in one call.
+    const STEP: usize = 1 << 20;
+    let path = context.folder().join("piece");
+    fs::write(&path, vec![b'p'; usize::try_from(FILE)?])?;
+    let file = File::open(&path)?;
+    let server = Scripted::start(context, move |stream, head| {
+        let body = if head.starts_with("GET /large") {
+            BODY
+        } else {
+            6
+        };
+        stream
+            .write_all(format!("HTTP/1.1 200 OK\r\nContent-Length: {body}\r\n\r\n").as_bytes())?;
+        let mut left = body;
+        while left > 0 {
+            let count = left.min(FILE);
+            send_file(stream, &file, count)?;
+            left -= count;
+        }
+        Ok(())
+    })?;
+    let port = server.port();
+    let collector = Collector::start()?;
+    let agent = Setup::grpc(&collector).port(port).start(context)?;
+    let mut connection = Connection::open(port)?;
+    assert_eq!(connection.get("/before")?.body.len(), 6);
+    connection.send(b"GET /large HTTP/1.1\r\nHost: shop.test\r\n\r\n")?;
+    let head = connection.response("HEAD")?;
+    assert_eq!(head.header("content-length"), Some("4400000123"));
+    connection.discard_by(usize::try_from(BODY)?, STEP)?;
+    for path in ["/after/1", "/after/2"] {
+        assert_eq!(connection.get(path)?.body.len(), 6);
+    }
+    collector.wait_for_spans(8, PATIENCE)?;
+    let statistics = agent.stop()?;
+    let spans = collector.spans();
+    let expected: String = ["/after/1", "/after/2", "/before", "/large"]
+        .iter()
+        .map(|path| pair("scenarios", "scenarios", path))
+        .collect();
+    assert_text("the traces", &spans.render(), &expected);
+    for span in &spans.0 {
+        let (body, wire) = if span.path() == "/large" {
+            (BODY, head.head_wire_bytes as u64 + BODY)
+        } else {
+            (
+                6,
+                "HTTP/1.1 200 OK\r\nContent-Length: 6\r\n\r\n".len() as u64 + 6,
+            )
+        };
+        assert_eq!(
+            (
+                span.get(RESPONSE_BODY),
+                span.get("undertrace.response.wire_size")
+            ),
+            (body.to_string().as_str(), wire.to_string().as_str()),
+            "{}",
+            span.line()
+        );
+    }
+    for name in ["heads_unseen", "stream_gap_bytes", "messages_lost_to_gap"] {
+        assert_eq!(statistics.get(name), 0, "{name}\n{statistics}");
     }
     Ok(())
 }

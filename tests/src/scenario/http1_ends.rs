@@ -1,13 +1,24 @@
 //! When a message ends: on a connection that stays open and says nothing more, and where only the close tells.
 
-use std::{fs::File, io::Write as _, net::Shutdown};
+use std::{
+    fs::File,
+    io::{Read as _, Write as _},
+    net::{Shutdown, TcpListener, TcpStream},
+};
 
 use anyhow::Result;
 
 use super::Scenario;
 use crate::harness::{
-    Context, PATIENCE, agent::Setup, assert_text, collector::Collector, http::Connection,
-    scripted::Scripted, service, trace::RESPONSE_BODY,
+    Context, PATIENCE,
+    agent::Setup,
+    assert_text,
+    collector::Collector,
+    http::Connection,
+    network::LongFinWait,
+    scripted::Scripted,
+    service,
+    trace::{RESPONSE_BODY, Span},
 };
 
 pub(super) const SCENARIOS: &[Scenario] = &[
@@ -16,6 +27,10 @@ pub(super) const SCENARIOS: &[Scenario] = &[
         complete_while_idle,
     ),
     Scenario::full("http1_body_until_close", body_until_close),
+    Scenario::full(
+        "http1_given_up_while_the_server_holds",
+        given_up_while_the_server_holds,
+    ),
 ];
 
 /// One request on each connection, with every framing: the spans of both ends arrive, with their sizes, although nothing more happens on the
@@ -115,5 +130,79 @@ fn body_until_close(context: &mut Context) -> Result<()> {
         assert_eq!(span.get("network.protocol.version"), "1.0");
         assert!(!span.is_error(), "{}", span.line());
     }
+    Ok(())
+}
+
+/// A client gives up a request that is never answered, in every way but a reset. Its span is there while the server still holds the connection, which
+/// TCP therefore does not end.
+fn given_up_while_the_server_holds(context: &mut Context) -> Result<()> {
+    const UPLOAD: usize = 64 << 20;
+    const CLOSED: &str = "connection_closed";
+    let _wait = LongFinWait::start()?;
+    let port = context.port();
+    let listener = TcpListener::bind(("127.0.0.1", port))?;
+    let collector = Collector::start()?;
+    let agent = Setup::grpc(&collector)
+        .port(port)
+        .env("OTEL_BSP_SCHEDULE_DELAY", "100")
+        .start(context)?;
+    let cases = [
+        ("GET", "/closed", CLOSED),
+        ("GET", "/half_closed_before", CLOSED),
+        ("GET", "/shut", CLOSED),
+        // More than the kernel takes from one and keeps for the other: the FIN stays behind it.
+        ("PUT", "/upload", "request_truncated"),
+    ];
+    let (mut held, mut clients) = (Vec::new(), Vec::new());
+    for (method, path, error) in cases {
+        let mut client = TcpStream::connect(("127.0.0.1", port))?;
+        let (mut server, _) = listener.accept()?;
+        let length = if method == "PUT" { UPLOAD } else { 0 };
+        let head = format!(
+            "{method} {path} HTTP/1.1\r\nHost: shop.test\r\nContent-Length: {length}\r\n\r\n"
+        );
+        client.write_all(head.as_bytes())?;
+        server.read_exact(&mut vec![0; head.len()])?;
+        match path {
+            "/half_closed_before" => {
+                client.shutdown(Shutdown::Write)?;
+                // The FIN has come, so that only the close is left.
+                assert_eq!(server.read(&mut [0])?, 0);
+            }
+            "/upload" => {
+                client.set_nonblocking(true)?;
+                let piece = [b'u'; 64 << 10];
+                while client.write(&piece).is_ok() {}
+            }
+            _ => {}
+        }
+        assert_eq!(collector.spans().len(), clients.len(), "{path}");
+        held.push(server);
+        if path == "/shut" {
+            client.shutdown(Shutdown::Both)?;
+            held.push(client);
+        } else {
+            drop(client);
+        }
+        clients.push((path, error));
+        let spans = collector.wait_for_spans(clients.len(), PATIENCE)?;
+        assert_eq!(spans.len(), spans.clients().len(), "{}", spans.render());
+    }
+    for (path, error) in &clients {
+        let spans = collector.spans().filter(|span| span.path() == *path);
+        assert_eq!(spans.only().get("error.type"), *error, "{path}");
+    }
+    drop(held);
+    collector.wait_for_spans(2 * clients.len(), PATIENCE)?;
+    let statistics = agent.stop()?;
+    let spans = collector.spans();
+    assert_eq!(
+        (spans.clients().len(), spans.servers().len()),
+        (clients.len(), clients.len()),
+        "{}",
+        spans.render()
+    );
+    assert!(spans.0.iter().all(Span::is_error));
+    assert_eq!(statistics.get("requests_abandoned"), 4, "{statistics}");
     Ok(())
 }

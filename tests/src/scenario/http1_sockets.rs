@@ -16,6 +16,7 @@ use crate::harness::{
 pub(super) const SCENARIOS: &[Scenario] = &[
     Scenario::full("http1_ipv6_and_mapped", ipv6_and_mapped),
     Scenario::full("http1_unix_socket", unix_socket),
+    Scenario::core("http1_unix_sendfile", unix_sendfile),
     Scenario::full("http1_several_buffers", several_buffers),
     Scenario::full("http1_peek_and_discard", peek_and_discard),
     Scenario::full("http1_mptcp_listener", mptcp_listener),
@@ -98,6 +99,61 @@ fn unix_socket(context: &mut Context) -> Result<()> {
             .iter()
             .all(|span| span.get("network.transport") == "unix" && span.get(RESPONSE_BODY) == "6")
     );
+    Ok(())
+}
+
+/// Files that go into a unix socket by sendfile, which before Linux 6.5 is a function of its own, and plain answers between them. A file is larger than what
+/// the socket takes at once: so its span lasts until the client has read.
+fn unix_sendfile(context: &mut Context) -> Result<()> {
+    const LARGE: usize = 2_000_003;
+    let path = context.folder().join("files.sock");
+    let own = path.to_string_lossy();
+    let _python = service::python(context, "threads.py", context.port(), &["--unix", &own])?;
+    let collector = Collector::start()?;
+    let agent = Setup::grpc(&collector)
+        .arg("--exe")
+        .arg("python3*")
+        .arg("--exe")
+        .arg("scenarios")
+        .start(context)?;
+    let mut connection = Connection::open_unix(&path)?;
+    let mut other = Connection::open_unix(&path)?;
+    let mut sizes = Vec::new();
+    for size in [1, 4_095, 4_097, 65_536, 1_000_003] {
+        for path in [format!("/file/{size}"), format!("/size/{size}/after")] {
+            assert_eq!(connection.get(&path)?.body.len(), size, "{path}");
+            sizes.push((path, size));
+        }
+    }
+    let large = format!("/file/{LARGE}");
+    connection.send(format!("GET {large} HTTP/1.1\r\nHost: shop.test\r\n\r\n").as_bytes())?;
+    assert_eq!(other.get("/size/7/meanwhile")?.body.len(), 7);
+    assert_eq!(connection.response("GET")?.body.len(), LARGE);
+    sizes.extend([("/size/7/meanwhile".to_owned(), 7), (large.clone(), LARGE)]);
+    // The last one is over although nothing follows it on its connection.
+    collector.wait_for_spans(2 * sizes.len(), PATIENCE)?;
+    let statistics = agent.stop()?;
+    let spans = collector.spans();
+    let mut expected: Vec<_> = sizes
+        .iter()
+        .map(|(path, _)| pair("scenarios", "threads", path))
+        .collect();
+    expected.sort();
+    assert_text("the traces", &spans.render(), &expected.concat());
+    for (path, size) in &sizes {
+        for span in &spans.filter(|span| span.path() == path).0 {
+            assert_eq!(span.get(RESPONSE_BODY), size.to_string(), "{}", span.line());
+        }
+    }
+    let server = |path: &str| spans.servers().filter(|span| span.path() == path);
+    let (large, meanwhile) = (server(&large), server("/size/7/meanwhile"));
+    let (large, meanwhile) = (&large.only().otlp, &meanwhile.only().otlp);
+    assert!(
+        large.end_time_unix_nano > meanwhile.end_time_unix_nano,
+        "it ended before it was read: {large:?}, {meanwhile:?}"
+    );
+    assert_eq!(statistics.get("connections"), 4, "{statistics}");
+    assert_eq!(statistics.get("kernel.heads_unseen"), 0, "{statistics}");
     Ok(())
 }
 

@@ -1,8 +1,12 @@
 //! Names of the kernel that come round: a process id and a socket address that somebody else has had before.
 
-use std::{collections::BTreeSet, fs};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fs,
+    path::Path,
+};
 
-use anyhow::Result;
+use anyhow::{Context as _, Result};
 
 use super::Scenario;
 use crate::harness::{
@@ -24,6 +28,10 @@ pub(super) const SCENARIOS: &[Scenario] = &[
     Scenario::full(
         "identity_reused_process_id_selected_by_program",
         |context| selected_once(context, By::Program),
+    ),
+    Scenario::full(
+        "identity_reused_process_id_without_a_program",
+        reused_by_a_copy,
     ),
     Scenario::full("context_reused_address", reused_address),
 ];
@@ -183,6 +191,67 @@ fn selected_once(context: &Context, by: By) -> Result<()> {
         // Of the others not even a connection was followed. (A Python that starts may look for a name server.)
         assert_eq!(statistics.get("connections"), 2, "{statistics}");
     }
+    Ok(())
+}
+
+/// The first of three process ids that nobody has, whose verdicts share a word of the kernel's map.
+fn three_free_ids() -> Result<u32> {
+    const VERDICTS_IN_WORD: usize = 32;
+    let is_free = |id: u32| !Path::new(&format!("/proc/{id}")).exists();
+    (20_000..30_000)
+        .step_by(VERDICTS_IN_WORD)
+        .find(|first| (*first..first + 3).all(is_free))
+        .context("no three process ids are free")
+}
+
+/// A selected service ends, and its process id goes to the copy of a process that is not selected, which serves without running a program: not even
+/// what it serves before the agent hears of it is traced, and the processes whose ids are beside that one are traced throughout.
+fn reused_by_a_copy(context: &mut Context) -> Result<()> {
+    let ports = [(); 4].map(|()| context.port());
+    let first = three_free_ids()?;
+    let [left, pid, right] = [first, first + 1, first + 2];
+    let service = |pid, port| service::script_with_pid(context, pid, "python3", "threads.py", port);
+    let _left = service(left, ports[0])?;
+    let former = service(pid, ports[1])?;
+    let _right = service(right, ports[2])?;
+    let collector = Collector::start()?;
+    let agent = Setup::grpc(&collector)
+        .arg("--pid")
+        .arg(format!("{left},{pid},{right}"))
+        .start(context)?;
+    for port in &ports[..3] {
+        ask(*port)?;
+    }
+    collector.wait_for_spans(3 * REQUESTS, PATIENCE)?;
+    end(pid, former)?;
+    agent.freeze()?;
+    let _copy = service::copy_with_pid(context, pid, "threads.py", ports[3])?;
+    let arguments = fs::read_to_string(format!("/proc/{pid}/cmdline"))?;
+    assert!(arguments.contains("--copy"), "{arguments:?}");
+    ask(ports[3])?;
+    ask(ports[0])?;
+    ask(ports[2])?;
+    agent.thaw()?;
+    collector.wait_for_spans(5 * REQUESTS, PATIENCE)?;
+    // The agent has heard of the copy now.
+    ask(ports[3])?;
+    ask(ports[0])?;
+    collector.wait_for_spans(6 * REQUESTS, PATIENCE)?;
+    let statistics = agent.stop()?;
+    let spans = collector.spans();
+    let mut served: BTreeMap<(String, String), usize> = BTreeMap::new();
+    for span in &spans.0 {
+        assert!(span.is_server(), "{}", span.line());
+        let process = span.resource["process.pid"].clone();
+        let count = served.entry((span.get("server.port").to_owned(), process));
+        *count.or_default() += 1;
+    }
+    let wanted =
+        [(0, left, 3), (1, pid, 1), (2, right, 2)].map(|(port, pid, times): (usize, _, _)| {
+            ((ports[port].to_string(), pid.to_string()), times * REQUESTS)
+        });
+    assert_eq!(served, BTreeMap::from(wanted), "{}", spans.render());
+    assert_eq!(statistics.get("connections"), 6, "{statistics}");
     Ok(())
 }
 

@@ -9,6 +9,7 @@ mod causality;
 mod causality_descendants;
 mod causality_files;
 mod causality_forwarded;
+mod causality_unseen;
 mod configuration;
 mod context;
 mod doctor;
@@ -131,6 +132,7 @@ pub(crate) fn all() -> impl Iterator<Item = &'static Scenario> {
         inject::limits::SCENARIOS,
         causality::SCENARIOS,
         causality_files::SCENARIOS,
+        causality_unseen::SCENARIOS,
         causality_descendants::SCENARIOS,
         causality_forwarded::SCENARIOS,
         identity::SCENARIOS,

@@ -54,13 +54,22 @@ pub mod head_flags {
     pub const CARRIED_SAMPLED: u32 = 1 << 12;
     /// It says that the caller did not.
     pub const CARRIED_UNSAMPLED: u32 = 1 << 13;
-    /// It is malformed, or one of its headers is there twice.
+    /// It is malformed, or one of its headers is there twice, in whichever blocks.
     pub const CARRIED_BAD: u32 = 1 << 14;
     /// There is a `tracestate` that cannot be carried on: malformed, too long, in several lines, or cut.
     pub const STATE_LOST: u32 = 1 << 15;
+    /// A header of another propagator that is a sampling decision alone was seen.
+    pub const CARRIED_DECISION: u32 = 1 << 16;
+    /// Likewise one that asks for debugging.
+    pub const CARRIED_DEBUG: u32 = 1 << 17;
     /// All that is known of another propagator's context.
-    pub const CARRIED: u32 =
-        CARRIED_TRACE | CARRIED_SPAN | CARRIED_SAMPLED | CARRIED_UNSAMPLED | CARRIED_BAD;
+    pub const CARRIED: u32 = CARRIED_TRACE
+        | CARRIED_SPAN
+        | CARRIED_SAMPLED
+        | CARRIED_UNSAMPLED
+        | CARRIED_BAD
+        | CARRIED_DECISION
+        | CARRIED_DEBUG;
     /// Any header named `traceparent` was seen.
     pub const ANY_TRACEPARENT: u32 =
         TRACEPARENT | TRACEPARENT_BAD | TRACEPARENT_TWICE | TRACEPARENT_CUT;

@@ -32,7 +32,9 @@ pub struct Lines {
     pub(super) length_at: u64,
     /// How many there are.
     pub(super) lengths: u64,
-    /// Newline of the last Transfer-Encoding, 0 for none.
+    /// Behind the name of the last Transfer-Encoding.
+    pub(super) encoding_at: u64,
+    /// Its newline, 0 for none.
     pub(super) encoding_end: u64,
     /// Behind the empty line, 0 while there is none.
     pub(super) ended: u64,
@@ -52,7 +54,7 @@ pub struct Lines {
 
 impl Lines {
     /// Words in it, in the order of the fields.
-    pub const WORDS: usize = 15;
+    pub const WORDS: usize = 16;
 
     /// Whether there is a `traceparent` for [`take_traceparent`].
     #[must_use]
@@ -92,18 +94,19 @@ mod at {
     pub(super) const TRACEPARENT: usize = 3;
     pub(super) const LENGTH: usize = 5;
     pub(super) const ENCODING: usize = 7;
-    pub(super) const ENDED: usize = 8;
-    pub(super) const LINE: usize = 9;
-    pub(super) const WHOLE: usize = 10;
-    pub(super) const EXHAUSTED: usize = 11;
-    pub(super) const STATE: usize = 12;
-    pub(super) const STATE_END: usize = 14;
+    pub(super) const ENCODING_END: usize = 8;
+    pub(super) const ENDED: usize = 9;
+    pub(super) const LINE: usize = 10;
+    pub(super) const WHOLE: usize = 11;
+    pub(super) const EXHAUSTED: usize = 12;
+    pub(super) const STATE: usize = 13;
+    pub(super) const STATE_END: usize = 15;
 }
 
 const _: () = assert!(
     size_of::<Lines>() == Lines::WORDS * 8
         && core::mem::offset_of!(Lines, first_open) == at::FIRST_OPEN * 8
-        && core::mem::offset_of!(Lines, encoding_end) == at::ENCODING * 8
+        && core::mem::offset_of!(Lines, encoding_end) == at::ENCODING_END * 8
         && core::mem::offset_of!(Lines, exhausted) == at::EXHAUSTED * 8
         && core::mem::offset_of!(Lines, state_end) == at::STATE_END * 8
 );
@@ -211,7 +214,8 @@ fn note_line<B: Bytes, S: LineStore>(
         }
         TRAN => {
             if differs_transfer_encoding(word, bytes.word(line + 8), bytes.word(line + 16)) == 0 {
-                lines.store(at::ENCODING, newline);
+                lines.store(at::ENCODING, line + 18);
+                lines.store(at::ENCODING_END, newline);
             }
         }
         _ => {}

@@ -78,6 +78,7 @@ pub fn judge<B: Bytes>(bytes: &B, head: &mut Head, lines: &Lines, start: u64, en
         first_open,
         length_at,
         lengths,
+        encoding_at,
         encoding_end,
         ended,
         whole,
@@ -94,7 +95,7 @@ pub fn judge<B: Bytes>(bytes: &B, head: &mut Head, lines: &Lines, start: u64, en
         take_length(bytes, head, length_at, lengths);
     }
     if encoding_end != 0 {
-        take_encoding(bytes, head, encoding_end);
+        take_encoding(bytes, head, encoding_at, encoding_end);
     }
     if ended != 0 {
         head.length = head.length.wrapping_add((ended - start) as u32);

@@ -209,6 +209,95 @@ fn ignores_several_and_malformed_traceparents() {
     }
 }
 
+/// RFC 9110 section 5.5: white space around a value is no part of it; Trace Context section 3.2.2: version 00 has nothing behind the flags.
+#[test]
+fn takes_values_of_which_nothing_is_left_over() {
+    const VALUE: &str = "-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01";
+    const LENGTH_BAD: u32 = head_flags::LENGTH | head_flags::LENGTH_BAD;
+    let cases = [
+        (format!("traceparent:00{VALUE}"), head_flags::TRACEPARENT),
+        (
+            format!("traceparent: 00{VALUE} \t "),
+            head_flags::TRACEPARENT,
+        ),
+        (
+            format!("traceparent: 00{VALUE} x"),
+            head_flags::TRACEPARENT_BAD,
+        ),
+        (
+            format!("traceparent: 00{VALUE}\t,"),
+            head_flags::TRACEPARENT_BAD,
+        ),
+        (
+            format!("traceparent: 00{VALUE}-"),
+            head_flags::TRACEPARENT_BAD,
+        ),
+        (
+            format!("traceparent: 00{VALUE}\rx"),
+            head_flags::TRACEPARENT_BAD,
+        ),
+        (format!("traceparent: 01{VALUE}-x"), head_flags::TRACEPARENT),
+        (format!("traceparent: 01{VALUE} "), head_flags::TRACEPARENT),
+        (
+            format!("traceparent: 01{VALUE} -x"),
+            head_flags::TRACEPARENT_BAD,
+        ),
+        ("content-length: 56\t ".to_owned(), head_flags::LENGTH),
+        ("content-length: 5 6".to_owned(), LENGTH_BAD),
+        ("content-length: 5\r6".to_owned(), LENGTH_BAD),
+        ("content-length: ".to_owned(), LENGTH_BAD),
+        ("transfer-encoding:chunked".to_owned(), head_flags::CHUNKED),
+        (
+            "transfer-encoding: gzip,chunked\t ".to_owned(),
+            head_flags::CHUNKED,
+        ),
+        (
+            "transfer-encoding: \tCHUNKED".to_owned(),
+            head_flags::CHUNKED,
+        ),
+        (
+            "transfer-encoding: gzip , \tChunked".to_owned(),
+            head_flags::CHUNKED,
+        ),
+        (
+            "transfer-encoding: xchunked".to_owned(),
+            head_flags::ENCODING_OTHER,
+        ),
+        (
+            "transfer-encoding: gzip chunked".to_owned(),
+            head_flags::ENCODING_OTHER,
+        ),
+        (
+            "transfer-encoding: :chunked".to_owned(),
+            head_flags::ENCODING_OTHER,
+        ),
+        (
+            "transfer-encoding: chunked,".to_owned(),
+            head_flags::ENCODING_OTHER,
+        ),
+        (
+            "transfer-encoding: chunked x".to_owned(),
+            head_flags::ENCODING_OTHER,
+        ),
+        (
+            "transfer-encoding: hunked".to_owned(),
+            head_flags::ENCODING_OTHER,
+        ),
+    ];
+    for (line, flags) in cases {
+        for end in ["\r\n", "\n"] {
+            let text = format!("GET / HTTP/1.1{end}{line}{end}{end}");
+            for cut in 0..text.len() {
+                let (first, second) = text.as_bytes().split_at(cut);
+                let (head, found) = scan_pieces(&[first, second]);
+                assert_eq!(found, Ok(text.len() as u64), "{text:?} cut at {cut}");
+                let seen = head.flags & !head_flags::METHOD_SEEN;
+                assert_eq!(seen, flags, "{text:?} cut at {cut}");
+            }
+        }
+    }
+}
+
 #[test]
 fn finds_a_traceparent_behind_long_lines_and_in_long_heads() {
     let mut text = format!("GET /{} HTTP/1.1\r\n", "x".repeat(5000));
@@ -239,7 +328,8 @@ fn any_header() -> impl Strategy<Value = String> {
     prop_oneof![
         "[a-zA-Z-]{1,20}: ?[ -~]{0,150}",
         "[cC]ontent-[lL]ength:[ \t]{0,3}[0-9]{0,20}",
-        "[tT]ransfer-[eE]ncoding: ?(gzip, )?(chunked|Chunked|deflate)",
+        "[cC]ontent-[lL]ength: [0-9]{1,3}[ \t]{0,3}[0-9x,]?",
+        "[tT]ransfer-[eE]ncoding: ?(gzip,?[ \t]{0,3})?(chunked|Chunked|deflate)[ \t]{0,2}",
         "(traceparent|TraceParent): ?00-[0-9a-f]{32}-[0-9a-f]{16}-0[0-3]",
     ]
 }

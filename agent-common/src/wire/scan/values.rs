@@ -25,6 +25,39 @@ pub(in crate::wire) fn skip_space<B: Bytes>(bytes: &B, mut at: u64) -> u64 {
     bytes.bound(at)
 }
 
+/// Whether a value ends before `at`: nothing but white space comes before the newline. At most 16 bytes of it are skipped, CR among them: what has more is
+/// taken for no end.
+///
+/// Only lines whose newline is there are read, so the loop never leaves the line.
+#[inline(always)]
+fn ends<B: Bytes>(bytes: &B, mut at: u64) -> bool {
+    for _ in 0..16 {
+        if !is_padding(bytes.byte(at)) {
+            break;
+        }
+        at += 1;
+    }
+    bytes.byte(at) == b'\n'
+}
+
+/// Index behind the last byte before `end` that is no white space; at most 16 bytes of that are passed, CR among them.
+#[inline(always)]
+fn trim_end<B: Bytes>(bytes: &B, mut end: u64) -> u64 {
+    for _ in 0..16 {
+        if !is_padding(bytes.byte(end.wrapping_sub(1))) {
+            break;
+        }
+        end = end.wrapping_sub(1);
+    }
+    bytes.bound(end)
+}
+
+/// White space, or the CR of a line's end.
+#[inline(always)]
+fn is_padding(byte: u8) -> bool {
+    byte == b'\r' || is_space(byte)
+}
+
 /// Reads the `traceparent` that [`find_lines`](super::find_lines) has found, into `head`; before [`judge`](super::judge).
 #[inline(always)]
 pub fn take_traceparent<B: Bytes>(bytes: &B, head: &mut Head, lines: &Lines) {
@@ -57,14 +90,7 @@ pub fn take_traceparent<B: Bytes>(bytes: &B, head: &mut Head, lines: &Lines) {
 #[inline(always)]
 pub fn state_value<B: Bytes>(bytes: &B, lines: &Lines) -> (u64, u64) {
     let at = skip_space(bytes, lines.state_at);
-    let mut end = lines.state_end;
-    for _ in 0..8 {
-        let last = bytes.byte(end.wrapping_sub(1));
-        if last != b'\r' && !is_space(last) {
-            break;
-        }
-        end = end.wrapping_sub(1);
-    }
+    let end = trim_end(bytes, lines.state_end);
     (at, end.saturating_sub(at))
 }
 
@@ -80,7 +106,7 @@ fn traceparent_at<B: Bytes>(bytes: &B, at: u64) -> Option<TraceParent> {
     let mut value = [0u8; traceparent::LENGTH];
     let [a, b, c, d, e, f] =
         [0u64, 8, 16, 24, 32, 40].map(|offset| bytes.word(at + offset).to_le_bytes());
-    let (g, last) = (bytes.word(at + 47).to_le_bytes(), bytes.word(at + 55));
+    let g = bytes.word(at + 47).to_le_bytes();
     value[0..8].copy_from_slice(&a);
     value[8..16].copy_from_slice(&b);
     value[16..24].copy_from_slice(&c);
@@ -88,10 +114,10 @@ fn traceparent_at<B: Bytes>(bytes: &B, at: u64) -> Option<TraceParent> {
     value[32..40].copy_from_slice(&e);
     value[40..48].copy_from_slice(&f);
     value[47..55].copy_from_slice(&g);
-    let next = last as u8;
-    let ended = next == b'\r' || next == b'\n' || is_space(next);
     let context = traceparent::parse_fixed(&value)?;
-    (ended || (next == b'-' && context.version > traceparent::VERSION)).then_some(context)
+    let behind = bytes.bound(at + traceparent::LENGTH as u64);
+    let goes_on = context.version > traceparent::VERSION && bytes.byte(behind) == b'-';
+    (goes_on || ends(bytes, behind)).then_some(context)
 }
 
 #[inline(always)]
@@ -113,26 +139,22 @@ pub(super) fn take_length<B: Bytes>(bytes: &B, head: &mut Head, at: u64, count: 
         value = value.wrapping_mul(10).wrapping_add(u64::from(byte - b'0'));
         digits = index + 1;
     }
-    let next = bytes.byte(at + digits);
-    if digits == 0 || !(next == b'\r' || next == b'\n' || is_space(next)) {
+    if digits == 0 || !ends(bytes, bytes.bound(at + digits)) {
         head.flags |= head_flags::LENGTH_BAD;
         value = 0;
     }
     head.content_length = value;
 }
 
+/// `chunked` counts where it is the last coding and the whole of it: white space, then a comma or the name's colon stand before it.
 #[inline(always)]
-pub(super) fn take_encoding<B: Bytes>(bytes: &B, head: &mut Head, newline: u64) {
-    let mut end = newline;
-    for _ in 0..8 {
-        let last = bytes.byte(end.wrapping_sub(1));
-        if last != b'\r' && !is_space(last) {
-            break;
-        }
-        end = end.wrapping_sub(1);
-    }
-    let word = (bytes.word(end.wrapping_sub(7)) | FOLD) & 0x00ff_ffff_ffff_ffff;
-    if word == u64::from_le_bytes(*b"chunked\0") {
+pub(super) fn take_encoding<B: Bytes>(bytes: &B, head: &mut Head, start: u64, newline: u64) {
+    let end = trim_end(bytes, newline);
+    let coding = bytes.bound(end.wrapping_sub(7));
+    let word = (bytes.word(coding) | FOLD) & 0x00ff_ffff_ffff_ffff;
+    let before = trim_end(bytes, coding);
+    let whole = before == start || bytes.byte(before.wrapping_sub(1)) == b',';
+    if word == u64::from_le_bytes(*b"chunked\0") && whole {
         head.flags |= head_flags::CHUNKED;
         head.flags &= !head_flags::ENCODING_OTHER;
     } else {

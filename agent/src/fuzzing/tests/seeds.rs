@@ -82,6 +82,9 @@ pub(super) fn traceparent() -> Samples {
             "ff-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01",
             "00-00000000000000000000000000000000-00f067aa0ba902b7-01",
             "00-4BF92F3577B34DA6A3CE929D0E0E4736-00f067aa0ba902b7-01",
+            "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01 x",
+            "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01\t,",
+            "cc-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01 -x",
         ]),
     }
 }
@@ -121,6 +124,16 @@ pub(super) fn head_scan() -> Samples {
             "\r\nHEAD * HTTP/1.0\nhost:a\n\n",
             "CONNECT proxy:443 HTTP/1.1\r\nHost: proxy:443\r\n\r\n\x16\x03\x01",
             "HTTP/1.0 404 Not Found\r\nContent-Length: 0\r\n\r\n",
+            "POST / HTTP/1.1\r\nContent-Length: 5 6\r\n\r\n",
+            "POST / HTTP/1.1\r\nContent-Length:\t5 \t\r\n\r\nhello",
+            "POST / HTTP/1.1\r\nContent-Length: 5, 5\r\n\r\nhello",
+            "POST / HTTP/1.1\r\nTransfer-Encoding: xchunked\r\n\r\n",
+            "POST / HTTP/1.1\r\nTransfer-Encoding:chunked\r\n\r\n",
+            "POST / HTTP/1.1\nTransfer-Encoding: gzip ,\tChunked \n\n",
+            "HTTP/1.1 200 OK\r\nTransfer-Encoding: gzip chunked\r\n\r\n",
+            "HTTP/1.1 200 OK\r\nTransfer-Encoding: :chunked\r\n\r\n",
+            &format!("GET / HTTP/1.1\r\ntraceparent: {PARENT} x\r\n\r\n"),
+            &format!("GET / HTTP/1.1\r\ntraceparent:{PARENT} \t\r\n\r\n"),
             &long,
         ]),
         refused: all_cut(&[
@@ -148,11 +161,19 @@ pub(super) fn propagators() -> Samples {
         head(&format!("uber-trace-id: 64fe8b2a57d3eff7%3A{span}%3A0%3A0")),
         head(&format!("X-Trace-Id: {trace}\r\nX-Span-Id: {span}")),
     ];
+    let ids = format!("x-b3-traceid: {trace}\r\nx-b3-spanid: {span}");
+    // What stands before these lines is in another block than what stands behind them.
+    let between = format!("cookie: {}\r\n", "x".repeat(90)).repeat(12);
     let refused = [
         CURL.to_owned(),
         head(&format!("b3: {trace}-{span}-1\r\ntraceparent: {PARENT}")),
         head("b3: 0"),
         head(&format!("x-b3-traceid: {trace}")),
+        head(&format!(
+            "{ids}\r\nx-b3-sampled: 1\r\n{between}x-b3-sampled: 1"
+        )),
+        head(&format!("{ids}\r\nx-b3-flags: 1\r\n{between}x-b3-flags: 1")),
+        head(&format!("x-b3-flags: 0\r\n{between}x-b3-flags: 0\r\n{ids}")),
     ];
     Samples {
         taken: all_cut(&taken.each_ref().map(String::as_str)),

@@ -167,6 +167,12 @@ fn reads_the_prototypes_of_the_hooks() {
             index < 2,
             "up to 6.4"
         );
+        let page = "ssize_t (struct socket *, struct page *, int, size_t, int)";
+        assert_eq!(
+            spelled("unix_stream_sendpage").as_deref(),
+            (index < 2).then_some(page),
+            "{kernel}"
+        );
         assert_eq!(
             btf.function("splice_to_socket").is_some(),
             index >= 2,

@@ -130,6 +130,20 @@ fn counts_what_belongs_to_no_connection_that_is_followed() {
     assert_eq!(counted(&bench), (0, 2, 0));
 }
 
+/// TCP goes on with what lies in the queue of a socket that its process has closed.
+#[test]
+fn counts_what_comes_after_the_close() {
+    let mut bench = Bench::new();
+    let mut socket = Socket::open(1, Role::Client);
+    socket.send(GET).starts();
+    socket.close(0);
+    socket.resend(GET.len() as u64, GET.len() as u32);
+    bench.push(&mut socket);
+    assert_eq!(resent(only(&bench)), []);
+    assert_eq!(counted(&bench), (0, 1, 0));
+    assert_eq!(bench.counters.connections_without_open.get(), 0);
+}
+
 /// Each of two requests in one segment has the bytes that end in it; what reaches into the one before belongs to the later one.
 #[test]
 fn finds_the_right_one_of_several_open_requests() {

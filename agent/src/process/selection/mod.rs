@@ -123,8 +123,17 @@ pub struct Selection {
     pid_starts: Vec<Option<StartTicks>>,
     cgroup_matched: Vec<bool>,
     port_matched: Vec<bool>,
-    /// Processes selected by id, with the executable they had: forked children share both.
-    by_pid: HashMap<u32, Option<Box<Path>>>,
+    /// Processes selected by id.
+    by_pid: HashMap<u32, Original>,
+}
+
+/// A process whose forked children are selected with it.
+#[derive(Debug)]
+struct Original {
+    /// Who has the id later began later, also where nobody told that this one ended.
+    start: StartTicks,
+    /// The executable it had: children share it until they run another program.
+    exe: Option<Box<Path>>,
 }
 
 impl Selection {
@@ -154,8 +163,13 @@ impl Selection {
         &self.selectors
     }
 
-    /// What is done with `process`. Parents are to be asked about before their children.
-    pub fn choose(&mut self, process: &RawProcess) -> Choice {
+    /// What is done with `process`. Parents are to be asked about before their children. `start_of` tells when the process began that has an id now;
+    /// it is asked about a parent only, and only where one with its id was selected by it.
+    pub fn choose(
+        &mut self,
+        process: &RawProcess,
+        start_of: impl FnOnce(u32) -> Option<StartTicks>,
+    ) -> Choice {
         if process.tgid == self.own {
             return Choice::Own;
         }
@@ -178,7 +192,7 @@ impl Selection {
         let cgroup = mark(&self.selectors.cgroups, &mut self.cgroup_matched, |glob| {
             in_group(glob, cgroup)
         });
-        let pid = self.by_pid(process);
+        let pid = self.by_pid(process, start_of);
         if !self.selectors.narrow_processes() || exe || cgroup || pid {
             wanted
         } else {
@@ -187,27 +201,32 @@ impl Selection {
     }
 
     /// Whether its id, or that of the parent it is a copy of, was asked for.
-    fn by_pid(&mut self, process: &RawProcess) -> bool {
+    fn by_pid(
+        &mut self,
+        process: &RawProcess,
+        start_of: impl FnOnce(u32) -> Option<StartTicks>,
+    ) -> bool {
         let start = process.stat.start;
         let mut named = false;
         for (pid, first) in self.selectors.pids.iter().zip(&mut self.pid_starts) {
             // Who has the id later is somebody else.
             named |= *pid == process.tgid && *first.get_or_insert(start) == start;
         }
-        let copied = self
-            .by_pid
-            .get(&process.stat.parent)
-            .is_some_and(|exe| exe.as_deref() == process.exe.as_deref());
+        let parent = process.stat.parent;
+        let copied = self.by_pid.get(&parent).is_some_and(|original| {
+            original.exe.as_deref() == process.exe.as_deref()
+                && start_of(parent) == Some(original.start)
+        });
         if named || copied {
-            self.by_pid
-                .insert(process.tgid, process.exe.as_deref().map(Box::from));
+            let exe = process.exe.as_deref().map(Box::from);
+            self.by_pid.insert(process.tgid, Original { start, exe });
         } else {
             self.by_pid.remove(&process.tgid);
         }
         named || copied
     }
 
-    /// Forgets a process that ended: its id may come round.
+    /// Forgets a process that ended.
     pub fn forget(&mut self, tgid: u32) {
         self.by_pid.remove(&tgid);
     }

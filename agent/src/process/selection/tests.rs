@@ -23,6 +23,11 @@ fn process(tgid: u32, parent: u32, exe: &str, cgroup: &str) -> RawProcess {
     }
 }
 
+/// Who began at the start of the machine, as all parents here have.
+fn choose(selection: &mut Selection, process: &RawProcess) -> Choice {
+    selection.choose(process, |_| Some(StartTicks::of_ns(0)))
+}
+
 fn globs(texts: &[&str]) -> Vec<Glob> {
     texts
         .iter()
@@ -41,16 +46,16 @@ fn ports(texts: &[&str]) -> Vec<PortRange> {
 fn selects_everything_but_itself_and_the_kernel_when_nothing_is_asked() {
     let mut selection = Selection::new(Selectors::default(), 9);
     assert_eq!(
-        selection.choose(&process(1, 0, "/bin/a", "/")),
+        choose(&mut selection, &process(1, 0, "/bin/a", "/")),
         Choice::Selected
     );
     assert_eq!(
-        selection.choose(&process(9, 0, "/bin/undertrace", "/")),
+        choose(&mut selection, &process(9, 0, "/bin/undertrace", "/")),
         Choice::Own
     );
     let mut thread = process(2, 0, "", "/");
     thread.stat.kernel_thread = true;
-    assert_eq!(selection.choose(&thread), Choice::NotSelected);
+    assert_eq!(choose(&mut selection, &thread), Choice::NotSelected);
     assert!(selection.unmatched().is_empty());
 }
 
@@ -64,24 +69,25 @@ fn takes_process_selectors_as_alternatives() {
     };
     let mut selection = Selection::new(selectors, 9);
     assert_eq!(
-        selection.choose(&process(1, 0, "/usr/sbin/nginx", "/")),
+        choose(&mut selection, &process(1, 0, "/usr/sbin/nginx", "/")),
         Choice::Selected
     );
     assert_eq!(
-        selection.choose(&process(7, 0, "/bin/a", "/")),
+        choose(&mut selection, &process(7, 0, "/bin/a", "/")),
         Choice::Selected
     );
     assert_eq!(
-        selection.choose(&process(
-            3,
-            0,
-            "/bin/a",
-            "/system.slice/shop.service/workers"
-        )),
+        choose(
+            &mut selection,
+            &process(3, 0, "/bin/a", "/system.slice/shop.service/workers")
+        ),
         Choice::Selected
     );
     assert_eq!(
-        selection.choose(&process(4, 0, "/bin/a", "/system.slice/shop.service2")),
+        choose(
+            &mut selection,
+            &process(4, 0, "/bin/a", "/system.slice/shop.service2")
+        ),
         Choice::NotSelected
     );
     assert!(selection.unmatched().is_empty());
@@ -95,7 +101,7 @@ fn narrows_the_selected_processes_to_ports() {
     };
     let mut selection = Selection::new(only_ports.clone(), 9);
     assert_eq!(
-        selection.choose(&process(1, 0, "/bin/a", "/")),
+        choose(&mut selection, &process(1, 0, "/bin/a", "/")),
         Choice::ByPort
     );
     let mut both = Selection::new(
@@ -106,11 +112,11 @@ fn narrows_the_selected_processes_to_ports() {
         9,
     );
     assert_eq!(
-        both.choose(&process(1, 0, "/bin/a", "/")),
+        choose(&mut both, &process(1, 0, "/bin/a", "/")),
         Choice::NotSelected
     );
     assert_eq!(
-        both.choose(&process(1, 0, "/usr/sbin/nginx", "/")),
+        choose(&mut both, &process(1, 0, "/usr/sbin/nginx", "/")),
         Choice::ByPort
     );
     let bits = only_ports.port_bits().expect("there are ports");
@@ -130,25 +136,25 @@ fn follows_a_process_id_to_its_workers_and_no_further() {
         9,
     );
     assert_eq!(
-        selection.choose(&process(7, 1, "/usr/sbin/nginx", "/")),
+        choose(&mut selection, &process(7, 1, "/usr/sbin/nginx", "/")),
         Choice::Selected
     );
     assert_eq!(
-        selection.choose(&process(8, 7, "/usr/sbin/nginx", "/")),
+        choose(&mut selection, &process(8, 7, "/usr/sbin/nginx", "/")),
         Choice::Selected
     );
     assert_eq!(
-        selection.choose(&process(8, 7, "/bin/logrotate", "/")),
+        choose(&mut selection, &process(8, 7, "/bin/logrotate", "/")),
         Choice::NotSelected,
         "it ran something else"
     );
     assert_eq!(
-        selection.choose(&process(10, 8, "/bin/logrotate", "/")),
+        choose(&mut selection, &process(10, 8, "/bin/logrotate", "/")),
         Choice::NotSelected
     );
     selection.forget(7);
     assert_eq!(
-        selection.choose(&process(11, 7, "/usr/sbin/nginx", "/")),
+        choose(&mut selection, &process(11, 7, "/usr/sbin/nginx", "/")),
         Choice::NotSelected,
         "7 is somebody else now"
     );
@@ -171,7 +177,7 @@ fn a_process_id_stands_for_one_process_and_not_for_who_has_it_later() {
     assert_eq!(selection.unmatched(), ["--pid 7"]);
     for exe in ["/bin/sh", "/usr/sbin/nginx"] {
         assert_eq!(
-            selection.choose(&started(100, exe)),
+            choose(&mut selection, &started(100, exe)),
             Choice::Selected,
             "it may run another program"
         );
@@ -179,15 +185,88 @@ fn a_process_id_stands_for_one_process_and_not_for_who_has_it_later() {
     selection.forget(7);
     for exe in ["/bin/cat", "/usr/sbin/nginx"] {
         assert_eq!(
-            selection.choose(&started(200, exe)),
+            choose(&mut selection, &started(200, exe)),
             Choice::NotSelected,
             "{exe}"
         );
     }
     let mut child = process(8, 7, "/usr/sbin/nginx", "/");
     child.stat.start = StartTicks::of_ns(3_000_000_000);
-    assert_eq!(selection.choose(&child), Choice::NotSelected);
+    assert_eq!(choose(&mut selection, &child), Choice::NotSelected);
     assert!(selection.unmatched().is_empty());
+}
+
+#[test]
+fn a_child_is_selected_with_its_parent_and_not_with_who_had_the_parents_id() {
+    const NGINX: &str = "/usr/sbin/nginx";
+    let mut selection = Selection::new(
+        Selectors {
+            pids: vec![7],
+            ..Selectors::default()
+        },
+        9,
+    );
+    let started = |tgid: u32, parent: u32, ticks: u64| {
+        let mut process = process(tgid, parent, NGINX, "/");
+        process.stat.start = StartTicks::of_ns(ticks * 10_000_000);
+        process
+    };
+    let begun = |ticks: u64| move |_| Some(StartTicks::of_ns(ticks * 10_000_000));
+    assert_eq!(
+        selection.choose(&started(7, 1, 100), begun(1)),
+        Choice::Selected
+    );
+    assert_eq!(
+        selection.choose(&started(8, 7, 110), begun(100)),
+        Choice::Selected
+    );
+    assert_eq!(
+        selection.choose(&started(20, 8, 120), begun(110)),
+        Choice::Selected,
+        "a worker's worker"
+    );
+    // Nobody told that 7 and 8 ended, and others have their ids.
+    for (tgid, parent, parent_ticks) in [(10, 7, 200), (11, 8, 210)] {
+        assert_eq!(
+            selection.choose(&started(tgid, parent, 220), begun(parent_ticks)),
+            Choice::NotSelected,
+            "{tgid} is a child of who has id {parent} now"
+        );
+    }
+    assert_eq!(
+        selection.choose(&started(12, 7, 230), |_| None),
+        Choice::NotSelected,
+        "whose child it is cannot be told any more"
+    );
+    assert_eq!(
+        selection.choose(&started(13, 10, 230), begun(220)),
+        Choice::NotSelected
+    );
+    // The parent that was selected still has its other children.
+    assert_eq!(
+        selection.choose(&started(14, 20, 240), begun(120)),
+        Choice::Selected
+    );
+}
+
+#[test]
+fn asks_when_a_parent_began_only_where_one_with_its_id_was_selected() {
+    let mut selection = Selection::new(
+        Selectors {
+            pids: vec![7],
+            ..Selectors::default()
+        },
+        9,
+    );
+    for (tgid, parent, exe) in [
+        (7, 1, "/usr/sbin/nginx"),
+        (8, 1, "/usr/sbin/nginx"),
+        (10, 7, "/bin/logrotate"),
+    ] {
+        selection.choose(&process(tgid, parent, exe, "/"), |_| {
+            panic!("nobody has to know")
+        });
+    }
 }
 
 #[test]
@@ -199,7 +278,10 @@ fn tells_which_selectors_matched_nothing() {
         cgroups: globs(&["/shop/*"]),
     };
     let mut selection = Selection::new(selectors, 9);
-    selection.choose(&process(1, 0, "/usr/sbin/nginx", "/shop/cart"));
+    choose(
+        &mut selection,
+        &process(1, 0, "/usr/sbin/nginx", "/shop/cart"),
+    );
     selection.note_ports([41_000, 80]);
     assert_eq!(
         selection.unmatched(),

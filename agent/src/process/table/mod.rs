@@ -164,6 +164,10 @@ impl<S: ProcSource> ProcessTable<S> {
                     .entries
                     .get(&parent)
                     .map(|entry| (entry.program, entry.choice))?;
+                let selected = choice.is_some_and(|choice| choice != Choice::NotSelected);
+                if selected && self.is_another(parent) {
+                    return None;
+                }
                 let entry = self.enter(place_of(key))?;
                 (entry.original, entry.choice) = (Some((parent, program)), choice);
                 // The kernel knows nothing of it yet: what the child says before this is not traced where processes are selected.
@@ -176,7 +180,7 @@ impl<S: ProcSource> ProcessTable<S> {
                     (Known::Nothing, None, entry.program.wrapping_add(1));
                 let process = self.read(place)?;
                 let narrow = self.selection.selectors().narrow_processes();
-                let choice = narrow.then(|| self.selection.choose(&process));
+                let choice = narrow.then(|| self.choose(&process));
                 self.keep(place, &process, choice);
                 choice.map(|choice| (key.tgid, choice.into()))
             }
@@ -256,10 +260,17 @@ impl<S: ProcSource> ProcessTable<S> {
         self.entries.is_empty()
     }
 
+    /// What is done with a process.
+    fn choose(&mut self, process: &RawProcess) -> Choice {
+        let source = &self.source;
+        let start_of = |tgid| Some(source.stat(tgid)?.start);
+        self.selection.choose(process, start_of)
+    }
+
     /// Reads the process that has this id now, keeps what is found, and gives its verdict.
     fn examine(&mut self, tgid: u32) -> Option<(u32, Verdict)> {
         let process = self.source.process(tgid)?;
-        let choice = self.selection.choose(&process);
+        let choice = self.choose(&process);
         let place = (tgid, process.stat.start);
         if !process.stat.kernel_thread && self.enter(place).is_some() {
             self.keep(place, &process, Some(choice));
@@ -288,6 +299,13 @@ impl<S: ProcSource> ProcessTable<S> {
                 entry.known = known;
             }
         }
+    }
+
+    /// Whether somebody else has a process's id now: its end, and the start of that one, were not told.
+    fn is_another(&self, place: Place) -> bool {
+        self.source
+            .stat(place.0)
+            .is_some_and(|stat| stat.start != place.1)
     }
 
     /// The process, if it still has its id.

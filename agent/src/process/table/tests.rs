@@ -250,6 +250,59 @@ fn gives_verdicts_when_some_processes_are_left_out() {
     );
 }
 
+/// Makes a process of the folder a child of another one.
+fn adopt(proc: &ProcFolder, tgid: u32, ticks: u64, parent: u32) {
+    let stat = ProcFolder::stat(tgid, "nginx", 0x40_0100, ticks);
+    let stat = stat.replace(" S 1 ", &format!(" S {parent} "));
+    proc.write(tgid, "stat", stat.as_bytes());
+}
+
+#[test]
+fn does_not_select_the_children_of_who_has_the_id_of_an_ended_process() {
+    const NGINX: &str = "/usr/sbin/nginx";
+    let selectors = || Selectors {
+        pids: vec![40],
+        ..Selectors::default()
+    };
+    // The end of 40 and the start of its successor are told only in the first round.
+    for told in [true, false] {
+        let proc = ProcFolder::new();
+        proc.add(40, 100, NGINX, &["nginx"]);
+        let (mut table, _) = table_of(proc.source(), selectors());
+        assert_eq!(table.scan(), [(40, Verdict::Selected)]);
+        let child = |table: &mut ProcessTable<Proc>, tgid: u32, ticks: u64| {
+            let forked = table.change(ProcessChange::Fork {
+                key: key(tgid, ticks),
+                parent_tgid: 40,
+            });
+            proc.add(tgid, ticks, NGINX, &["nginx"]);
+            adopt(&proc, tgid, ticks, 40);
+            let run = table.change(ProcessChange::Exec {
+                key: key(tgid, ticks),
+            });
+            (forked, run)
+        };
+        let selected = Some((41, Verdict::Selected));
+        assert_eq!(child(&mut table, 41, 150), (selected, selected));
+        proc.add(40, 200, NGINX, &["nginx"]);
+        if told {
+            table.change(ProcessChange::Exit {
+                key: key(40, 100),
+                time_ns: 0,
+            });
+            table.change(ProcessChange::Fork {
+                key: key(40, 200),
+                parent_tgid: 1,
+            });
+        }
+        assert_eq!(
+            child(&mut table, 42, 250),
+            (None, Some((42, Verdict::Ignored))),
+            "told: {told}"
+        );
+    }
+}
+
 #[test]
 fn reads_no_process_at_start_when_all_are_selected() {
     let proc = ProcFolder::new();

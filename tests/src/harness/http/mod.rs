@@ -185,18 +185,26 @@ impl Connection {
         Ok(())
     }
 
-    /// Throws `count` bytes away that have not been read, with MSG_TRUNC: the kernel copies nothing (tcp(7)).
+    /// Throws `count` bytes away that have not been read, in steps of at most 1 KiB with MSG_TRUNC: the kernel copies nothing (tcp(7)).
     ///
     /// # Errors
     /// When they do not come.
     pub(crate) fn discard(&mut self, count: usize) -> Result<()> {
+        self.discard_by(count, 1024)
+    }
+
+    /// The same in steps of at most `step` bytes.
+    ///
+    /// # Errors
+    /// As [`Self::discard`].
+    pub(crate) fn discard_by(&mut self, count: usize, step: usize) -> Result<()> {
         let Stream::Tcp(stream) = &self.stream else {
             bail!("only TCP discards")
         };
         let buffered = count.min(self.buffer.len());
         self.buffer.drain(..buffered);
         let mut left = count - buffered;
-        let mut nowhere = [0; 1024];
+        let mut nowhere = vec![0; step];
         while left > 0 {
             let step = left.min(nowhere.len());
             let (_, length) = rustix::net::recv(stream, &mut nowhere[..step], RecvFlags::TRUNC)?;

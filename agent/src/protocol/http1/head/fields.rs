@@ -27,7 +27,6 @@ pub(super) struct Fields<'a> {
     pub(super) upgrade: bool,
     propagators: &'a [Field],
     carried: Head,
-    carried_seen: propagator::Seen,
 }
 
 impl<'a> Fields<'a> {
@@ -72,7 +71,6 @@ impl<'a> Fields<'a> {
                 name,
                 value.trim_ascii(),
                 &mut self.carried,
-                &mut self.carried_seen,
             );
         }
         match first | 0x20 {
