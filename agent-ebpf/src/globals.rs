@@ -24,6 +24,14 @@ pub static PORT_FILTER: u32 = 0;
 #[unsafe(no_mangle)]
 pub static SAMPLE_THRESHOLD: u64 = 0;
 
+/// 1: roots are judged by `THRESHOLDS`, each by the entry that `RULES` names for its process.
+#[unsafe(no_mangle)]
+pub static SAMPLE_BY_PROCESS: u32 = 0;
+
+/// 1: roots are judged by `THRESHOLDS`, which user space moves, and counted.
+#[unsafe(no_mangle)]
+pub static SAMPLE_LIMITED: u32 = 0;
+
 /// Bytes behind a head that are shipped with it when the segment has no more than those; of longer rests 64 are shipped. At most 2048.
 #[unsafe(no_mangle)]
 pub static HEAD_EXTRA: u32 = 256;

@@ -2,6 +2,7 @@
 
 use agent_common::abi::{
     Counter, EventLoop, Injection, KeptState, LIVE_BATCH, LiveRequest, Policy, SELECTION_WORDS,
+    THRESHOLDS as THRESHOLDS_MAX,
 };
 use aya_ebpf::{
     macros::map,
@@ -30,6 +31,8 @@ pub(crate) const HANDOVERS_MAX: u32 = 16_384;
 pub(crate) const FORWARDS_MAX: u32 = 8_192;
 /// Processes whose run-time system is known: 0.4 MB.
 pub(crate) const RUNTIMES_MAX: u32 = 4_096;
+/// Processes for which a rule of sampling of their own holds: 0.6 MB, or one entry where there are no such rules.
+pub(crate) const RULES_MAX: u32 = 8_192;
 /// Connections into whose requests something is written: 2 MB, or one entry where that is off.
 pub(crate) const INJECTIONS_MAX: u32 = 8_192;
 /// Connections whose newest request brought a `tracestate` along: 1.3 MB, or one entry where nothing is written.
@@ -64,6 +67,13 @@ pub(crate) static FORWARDS: HashMap<ForwardKey, Forward> =
     HashMap::with_max_entries(FORWARDS_MAX, 0);
 #[map]
 pub(crate) static RUNTIMES: HashMap<u32, EventLoop> = HashMap::with_max_entries(RUNTIMES_MAX, 0);
+#[map]
+pub(crate) static RULES: HashMap<u32, u32> = HashMap::with_max_entries(RULES_MAX, 0);
+#[map]
+pub(crate) static THRESHOLDS: Array<u64> = Array::with_max_entries(THRESHOLDS_MAX, 0);
+/// Roots that were judged, by rule.
+#[map]
+pub(crate) static ROOTS: PerCpuArray<u64> = PerCpuArray::with_max_entries(THRESHOLDS_MAX, 0);
 #[map]
 pub(crate) static INJECTIONS: HashMap<u64, Injection> =
     HashMap::with_max_entries(INJECTIONS_MAX, 0);

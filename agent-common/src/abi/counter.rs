@@ -129,6 +129,10 @@ counters! {
     InjectStatesDropped = 52, "inject_states_dropped";
     /// Sends and receives whose program found nothing to go on with: seen by nobody.
     BodiesMissing = 53, "bodies_missing";
+    /// Copies of processes that are sampled by the general rule because `RULES` was full.
+    RulesFull = 54, "rules_full";
+    /// Traces that began here and are kept; counted only where their rate is limited.
+    RootsSampled = 55, "roots_sampled";
 }
 
 impl Counter {

@@ -76,6 +76,9 @@ pub const VERDICT_BITS: u32 = 2;
 /// `SELECTION` is an array of u64: PID_MAX_LIMIT (2^22, include/linux/threads.h) times two bits. 1 MiB.
 pub const SELECTION_WORDS: u32 = (1 << 22) * VERDICT_BITS / 64;
 
+/// Entries of `THRESHOLDS`: that of the sampler, and one for each rule for services.
+pub const THRESHOLDS: u32 = 64;
+
 /// Entries of `LIVE`, the array through which user space asks for live positions.
 pub const LIVE_BATCH: u32 = 64;
 

@@ -24,8 +24,8 @@ pub use self::{
     decision::{Decision, DecisionRecord, Method, Source, decision_flags},
     injection::{Injection, InjectionSlot, InjectionState, KeptState, switches},
     map::{
-        EventLoop, LIVE_BATCH, LiveRequest, Policy, PolicyKind, SELECTION_WORDS, VERDICT_BITS,
-        Verdict,
+        EventLoop, LIVE_BATCH, LiveRequest, Policy, PolicyKind, SELECTION_WORDS, THRESHOLDS,
+        VERDICT_BITS, Verdict,
     },
     process::{Exec, Exit, Fork},
     retransmit::Retransmit,

@@ -11,7 +11,14 @@ pub const NEVER: u64 = 1 << 56;
 #[must_use]
 #[inline(always)]
 pub const fn is_sampled(trace_id: &[u8; 16], threshold: u64) -> bool {
-    randomness(trace_id) >= threshold
+    passes(randomness(trace_id), threshold)
+}
+
+/// Whether a trace id with this [`randomness`] is sampled.
+#[must_use]
+#[inline(always)]
+pub const fn passes(randomness: u64, threshold: u64) -> bool {
+    randomness >= threshold
 }
 
 /// The low 56 bits of a trace id.

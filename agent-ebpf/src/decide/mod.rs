@@ -4,6 +4,7 @@
 //! records it leaves. The choices themselves are [`agent_common::wire::decide`].
 
 mod cause;
+pub(crate) mod root;
 
 use agent_common::{
     abi::{Counter, Decision, Method, Role, SlotKind, Source, decision_flags},
@@ -41,7 +42,7 @@ fn header_context(head: &Head) -> Context {
     }
     let sampled = match propagator::is_sampled(head) {
         Some(sampled) => sampled,
-        // The caller leaves it to us.
+        // The caller leaves it to us. Such a trace may pass services with rules of their own, which must all decide alike.
         None => sampling::is_sampled(&bytes(head.trace_id), global!(SAMPLE_THRESHOLD)),
     };
     Context {
@@ -86,7 +87,7 @@ fn fill(work: &mut Work, context: Context) {
     let mut trace_flags = context.flags as u8;
     if !context.exists() {
         trace_id = [scratch::random(work), scratch::random(work)];
-        let sampled = sampling::is_sampled(&bytes(trace_id), global!(SAMPLE_THRESHOLD));
+        let sampled = root::is_sampled(work, &bytes(trace_id));
         trace_flags = traceparent::FLAG_RANDOM;
         if sampled {
             trace_flags |= traceparent::FLAG_SAMPLED;

@@ -5,7 +5,9 @@ use agent_common::abi::{Exec, Exit, Fork, Kind};
 use aya_ebpf::{macros::btf_tracepoint, programs::BtfTracePointContext};
 
 use crate::{
-    conn, context, emit,
+    conn, context,
+    decide::root,
+    emit,
     globals::global,
     kernel::{field, task},
     log,
@@ -49,6 +51,7 @@ fn exec(task: u64) {
     }
     // What was decided about the old program does not hold for the new one.
     select::forget(own);
+    root::forget(own);
     let parent: u64 = field::read(task, global!(O_TASK_STRUCT_REAL_PARENT));
     let reported = emit::urgent(&Exec {
         header: emit::header(Kind::Exec, size_of::<Exec>(), conn::now(), 0),
@@ -68,6 +71,7 @@ fn exit(task: u64) {
     if tgid != pid {
         return;
     }
+    root::forget(tgid);
     emit::record(&Exit {
         header: emit::header(Kind::Exit, size_of::<Exit>(), conn::now(), 0),
         process_start_ns: task::process_start(task),
@@ -89,6 +93,7 @@ fn fork(parent: u64, child: u64) {
     }
     // The id may have been another process's.
     select::forget_former(child_tgid);
+    root::copied(parent_tgid, child_tgid);
     emit::record(&Fork {
         header: emit::header(Kind::Fork, size_of::<Fork>(), conn::now(), 0),
         process_start_ns: task::process_start(child),

@@ -84,6 +84,8 @@ faults! {
     InjectStale = "inject-stale";
     /// On connections older than the agent, whatever looks like a request gets a header.
     InjectEagerly = "inject-eagerly";
+    /// `RULES` has room for one process.
+    RulesFull = "rules-full";
     /// `INJECTIONS` has room for one connection.
     InjectionsFull = "injections-full";
     /// The sockhash has room for one connection.

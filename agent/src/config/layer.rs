@@ -1,7 +1,7 @@
 //! One source of configuration. The same struct is read from flags (clap), from UNDERTRACE_* variables and from YAML (serde), so that a new
 //! option is one field and one line in [`Layer::from_env`] and [`Layer::over`].
 
-use std::{path::PathBuf, str::FromStr};
+use std::{num::NonZeroU32, path::PathBuf, str::FromStr};
 
 use clap::{ArgAction, Args};
 use serde::{Deserialize, Deserializer, de::Error};
@@ -12,6 +12,7 @@ use super::{
     network::Network,
     otlp::Section,
     propagator::{EXPECTED, Propagator},
+    sampler::{self, ServiceRule},
 };
 use crate::process::{Glob, PortRange};
 
@@ -120,6 +121,21 @@ pub struct Layer {
     )]
     #[serde(deserialize_with = "text_or_number")]
     pub sampler_arg: Option<String>,
+    /// Ratio for traces that begin in a service, by a pattern for its service.name; the first that matches counts [env: UNDERTRACE_SAMPLE=NAME=RATIO,...].
+    #[arg(
+        long,
+        value_name = "NAME=RATIO",
+        value_delimiter = ',',
+        help_heading = "Where spans go (OTLP: OTEL_EXPORTER_OTLP_ENDPOINT and its family)"
+    )]
+    pub sample: Vec<ServiceRule>,
+    /// Keep about this many of the traces that begin here in a second, over all services [env: UNDERTRACE_SAMPLE_RATE].
+    #[arg(
+        long,
+        value_name = "N",
+        help_heading = "Where spans go (OTLP: OTEL_EXPORTER_OTLP_ENDPOINT and its family)"
+    )]
+    pub sample_rate: Option<NonZeroU32>,
     /// OTLP settings of the YAML file; the environment outranks them.
     #[arg(skip)]
     pub otlp: Option<Section>,
@@ -175,6 +191,8 @@ impl Layer {
             file: path("UNDERTRACE_FILE"),
             sampler: text("OTEL_TRACES_SAMPLER"),
             sampler_arg: text("OTEL_TRACES_SAMPLER_ARG"),
+            sample: list(env, "UNDERTRACE_SAMPLE", sampler::EXPECTED)?,
+            sample_rate: rate(env, "UNDERTRACE_SAMPLE_RATE")?,
             otlp: None,
             config: path("UNDERTRACE_CONFIG"),
             proc_root: path("UNDERTRACE_PROC_ROOT"),
@@ -210,6 +228,8 @@ impl Layer {
             file: self.file.or(lower.file),
             sampler: self.sampler.or(lower.sampler),
             sampler_arg: self.sampler_arg.or(lower.sampler_arg),
+            sample: list(self.sample, lower.sample),
+            sample_rate: self.sample_rate.or(lower.sample_rate),
             otlp: self.otlp.or(lower.otlp),
             config: self.config.or(lower.config),
             proc_root: self.proc_root.or(lower.proc_root),
@@ -233,6 +253,14 @@ fn list<T: FromStr>(env: Env<'_>, name: &str, expected: &str) -> Result<Vec<T>, 
                 .map_err(|_| ConfigError::value(name, &value, expected))
         })
         .collect()
+}
+
+fn rate(env: Env<'_>, name: &str) -> Result<Option<NonZeroU32>, ConfigError> {
+    let Some(value) = env(name).filter(|value| !value.is_empty()) else {
+        return Ok(None);
+    };
+    let wrong = |_| ConfigError::value(name, &value, "a whole number of traces, at least 1");
+    value.trim().parse().map(Some).map_err(wrong)
 }
 
 fn truth(env: Env<'_>, name: &str) -> Result<Option<bool>, ConfigError> {

@@ -12,7 +12,7 @@ pub mod otlp;
 pub mod propagator;
 pub mod sampler;
 
-use std::{collections::HashMap, path::PathBuf, time::Duration};
+use std::{collections::HashMap, num::NonZeroU32, path::PathBuf, time::Duration};
 
 use agent_common::wire::propagator::Table;
 
@@ -21,7 +21,7 @@ pub use self::{
     fault::Fault,
     layer::Layer,
     network::Network,
-    sampler::Sampler,
+    sampler::{Sampler, ServiceRules},
 };
 use crate::{
     export::{otlp::settings::Settings, queue::Limits},
@@ -53,6 +53,10 @@ pub struct Config {
     pub own_attributes: Vec<(String, String)>,
     /// Which traces are kept, where nobody before us decided.
     pub sampler: Sampler,
+    /// The same for the traces that begin in some services.
+    pub service_rules: ServiceRules,
+    /// How many of those traces may be kept in a second, over all services.
+    pub sample_rate: Option<NonZeroU32>,
     /// Export `url.query`.
     pub query: bool,
     /// Make spans of other processes' OTLP exports.
@@ -189,6 +193,8 @@ impl Config {
             metrics,
             own_attributes: otlp::own_attributes(env),
             sampler: sampler::resolve(layer.sampler.as_deref(), layer.sampler_arg.as_deref())?,
+            service_rules: ServiceRules::new(layer.sample)?,
+            sample_rate: layer.sample_rate,
             query: layer.query.unwrap_or(false),
             otlp_exports: layer.otlp_exports.unwrap_or(false),
             inject_to: match (layer.inject.unwrap_or(false), layer.inject_to) {

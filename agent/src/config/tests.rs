@@ -255,6 +255,60 @@ fn samplers_become_thresholds() {
 }
 
 #[test]
+fn the_first_rule_that_matches_a_service_counts() {
+    let rules = |arguments: &[&str], variables: &[(&str, &str)]| {
+        let rules = config(arguments, variables).service_rules;
+        ["cart", "api-v1", "api-v2", "a=b", "x/y"].map(|service| rules.threshold(service))
+    };
+    let (never, half) = (1 << 56, 1 << 55);
+    let arguments = ["--sample", "api-v2=0,api-*=1", "--sample", "a=b=0.5"];
+    let expected = [None, Some(0), Some(never), Some(half), None];
+    assert_eq!(rules(&arguments, &[]), expected);
+    let variable = ("UNDERTRACE_SAMPLE", "api-v2=0, api-*=1, a=b=0.5");
+    assert_eq!(rules(&[], &[variable]), expected);
+    assert_eq!(rules(&["--sample", "**=0"], &[variable]), [Some(never); 5]);
+    let path = written("sample.yaml", "sample: [api-v2=0, \"api-*=1\", a=b=0.5]\n");
+    assert_eq!(rules(&["--config", path.path()], &[]), expected);
+    assert_eq!(rules(&[], &[]), [None; 5]);
+    for wrong in ["cart", "cart=", "=0.5", "cart=2", "cart=NaN", "cart=half"] {
+        assert_eq!(
+            error(&[("UNDERTRACE_SAMPLE", wrong)]),
+            format!(
+                "UNDERTRACE_SAMPLE is {wrong:?}, but must be a pattern for service.name and a number from 0 to 1, such as checkout=0.1 or api-*=1"
+            )
+        );
+    }
+    let many = vec!["cart=1"; ServiceRules::LIMIT + 1].join(",");
+    assert_eq!(
+        error(&[("UNDERTRACE_SAMPLE", &many)]),
+        "--sample is \"64\", but must be at most 63 rules"
+    );
+}
+
+#[test]
+fn a_rate_is_a_number_of_traces() {
+    let rate = |arguments: &[&str], variables: &[(&str, &str)]| {
+        config(arguments, variables)
+            .sample_rate
+            .map(NonZeroU32::get)
+    };
+    let variable = ("UNDERTRACE_SAMPLE_RATE", "20");
+    assert_eq!(rate(&[], &[]), None);
+    assert_eq!(rate(&[], &[variable]), Some(20));
+    assert_eq!(rate(&["--sample-rate", "5"], &[variable]), Some(5));
+    let path = written("rate.yaml", "sample_rate: 50\n");
+    assert_eq!(rate(&["--config", path.path()], &[]), Some(50));
+    for wrong in ["0", "-1", "1.5", "many"] {
+        assert_eq!(
+            error(&[("UNDERTRACE_SAMPLE_RATE", wrong)]),
+            format!(
+                "UNDERTRACE_SAMPLE_RATE is {wrong:?}, but must be a whole number of traces, at least 1"
+            )
+        );
+    }
+}
+
+#[test]
 fn propagators_are_one_list_wherever_they_stand() {
     let ranks = |arguments: &[&str], variables: &[(&str, &str)]| -> Vec<(u32, u32)> {
         let fields = config(arguments, variables)

@@ -92,6 +92,15 @@ impl Decisions {
     }
 }
 
+/// Thresholds of [`sampling::is_sampled`] for messages that the kernel did not decide.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Thresholds {
+    /// Where the caller leaves the choice to us: the same for all services, which must decide alike.
+    pub left_to_us: u64,
+    /// Where a trace begins.
+    pub root: u64,
+}
+
 /// What a span is in its trace.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Context {
@@ -143,11 +152,16 @@ impl Context {
     }
 
     /// The context of an exchange that the kernel did not decide: the request's own header is its parent where it is `trusted`, else it begins
-    /// a trace, sampled when its id says so by `threshold`.
+    /// a trace, sampled when its id says so by the threshold.
     #[must_use]
-    pub fn undecided(exchange: &Exchange, ids: &mut Ids, threshold: u64, trusted: bool) -> Self {
+    pub fn undecided(
+        exchange: &Exchange,
+        ids: &mut Ids,
+        thresholds: Thresholds,
+        trusted: bool,
+    ) -> Self {
         let span_id = ids.span_id();
-        let header = exchange.request.detail.context(threshold);
+        let header = exchange.request.detail.context(thresholds.left_to_us);
         let mut context = Self {
             trace_id: [0; 16],
             span_id,
@@ -170,7 +184,7 @@ impl Context {
             context.source = Source::Header;
         } else {
             context.trace_id = ids.trace_id();
-            if sampling::is_sampled(&context.trace_id, threshold) {
+            if sampling::is_sampled(&context.trace_id, thresholds.root) {
                 context.flags |= traceparent::FLAG_SAMPLED;
             }
         }

@@ -2,7 +2,10 @@
 
 use std::time::Duration;
 
-use crate::{config::Network, protocol::ParserConfig};
+use crate::{
+    config::{Network, ServiceRules},
+    protocol::ParserConfig,
+};
 
 /// Limits and choices of the pipeline. Every limit has a counter for what it turns away.
 #[derive(Clone, Debug)]
@@ -23,6 +26,8 @@ pub struct PipelineConfig {
     pub facts_wait: Duration,
     /// Threshold of [`agent_common::wire::sampling::is_sampled`] for traces that begin with a message the kernel did not decide.
     pub sampling_threshold: u64,
+    /// Services with thresholds of their own for such traces.
+    pub service_rules: ServiceRules,
     /// Networks whose `traceparent` is taken.
     pub trusted: Vec<Network>,
     /// What parsers are told.
@@ -44,6 +49,7 @@ impl Default for PipelineConfig {
             response_timeout: Duration::from_secs(300),
             facts_wait: Duration::from_millis(100),
             sampling_threshold: 0,
+            service_rules: ServiceRules::default(),
             trusted: Network::private(),
             parsers: ParserConfig::default(),
             record_query: false,

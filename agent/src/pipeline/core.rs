@@ -10,7 +10,7 @@ use super::{
 };
 use crate::{
     conn::{Buffers, Endpoints, IdMap},
-    correlate::{Context, Ids, Parents, Retries, Verdict},
+    correlate::{Context, Ids, Parents, Retries, Thresholds, Verdict},
     exchange::{Decided, Exchange},
     process::{ProcessFacts, ProcessKey, Resource},
     protocol::{Item, http1::Method},
@@ -319,8 +319,13 @@ impl Core {
             None => {
                 let trusted = kind != SpanKind::Server
                     || endpoints.is_none_or(|ends| ends.has_peer_in(&self.config.trusted));
-                let threshold = self.config.sampling_threshold;
-                Context::undecided(exchange, &mut self.ids, threshold, trusted)
+                let general = self.config.sampling_threshold;
+                let own = self.config.service_rules.threshold(resource.service_name());
+                let thresholds = Thresholds {
+                    left_to_us: general,
+                    root: own.unwrap_or(general),
+                };
+                Context::undecided(exchange, &mut self.ids, thresholds, trusted)
             }
         };
         if context.rejected.is_some() {

@@ -37,6 +37,12 @@ pub struct Maps {
     pub handovers: Handovers,
     /// What is known of run-time systems.
     pub runtimes: Runtimes,
+    /// Which processes are sampled by a rule of their own.
+    pub rules: Rules,
+    /// The thresholds of the rules.
+    pub thresholds: Thresholds,
+    /// Roots, by rule.
+    pub roots: Roots,
     /// The kernel's own counters.
     pub counters: Counters,
 }
@@ -61,6 +67,9 @@ impl Maps {
             policies: Policies(take(ebpf, "POLICIES")?),
             handovers: Handovers(take(ebpf, "HANDOVERS")?),
             runtimes: Runtimes(take(ebpf, "RUNTIMES")?),
+            rules: Rules(take(ebpf, "RULES")?),
+            thresholds: Thresholds(take(ebpf, "THRESHOLDS")?),
+            roots: Roots(take(ebpf, "ROOTS")?),
             counters: Counters(take(ebpf, "COUNTERS")?),
         })
     }
@@ -275,6 +284,50 @@ impl Runtimes {
     /// When the system call fails.
     pub fn remove(&mut self, tgid: u32) -> Result<(), MapError> {
         absent_is_fine(self.0.remove(&tgid))
+    }
+}
+
+/// `RULES`: which of [`Thresholds`] holds for the traces that begin in a process.
+pub struct Rules(HashMap<MapData, u32, u32>);
+
+impl Rules {
+    /// Sets the rule of a process; 0, that of the sampler, needs no entry.
+    ///
+    /// # Errors
+    /// When the map is full or the system call fails.
+    pub fn set(&mut self, tgid: u32, rule: u32) -> Result<(), MapError> {
+        if rule == 0 {
+            return absent_is_fine(self.0.remove(&tgid));
+        }
+        self.0.insert(tgid, rule, 0)
+    }
+}
+
+/// `THRESHOLDS`: thresholds of roots; the first one is the sampler's.
+pub struct Thresholds(Array<MapData, u64>);
+
+impl Thresholds {
+    /// Sets the threshold of a rule.
+    ///
+    /// # Errors
+    /// When there is no such rule or the system call fails.
+    pub fn set(&mut self, rule: u32, threshold: u64) -> Result<(), MapError> {
+        self.0.set(rule, threshold, 0)
+    }
+}
+
+/// `ROOTS`: how many traces began under each rule.
+pub struct Roots(PerCpuArray<MapData, u64>);
+
+impl Roots {
+    /// Those of the first rules, summed over the CPUs; cumulative since the programs were loaded.
+    ///
+    /// # Errors
+    /// When there are not so many rules or a system call fails.
+    pub fn read(&self, rules: usize) -> Result<Vec<u64>, MapError> {
+        let rules = (0..).take(rules);
+        let read = |rule: u32| Ok(self.0.get(&rule, 0)?.iter().sum());
+        rules.map(read).collect()
     }
 }
 

@@ -88,6 +88,14 @@ impl Settings {
                 ),
                 ("SAMPLE_THRESHOLD", Value::U64(config.sampler.threshold())),
                 (
+                    "SAMPLE_BY_PROCESS",
+                    Value::U32(u32::from(!config.service_rules.is_empty())),
+                ),
+                (
+                    "SAMPLE_LIMITED",
+                    Value::U32(u32::from(config.sample_rate.is_some())),
+                ),
+                (
                     "PROPAGATORS",
                     Value::U32(u32::from(config.propagators.is_some())),
                 ),
@@ -105,6 +113,9 @@ impl Settings {
         };
         if config.faults.contains(&Fault::SlowReader) {
             settings.map_sizes.push(("EVENTS", SMALL_RING));
+        }
+        if config.service_rules.is_empty() || config.faults.contains(&Fault::RulesFull) {
+            settings.map_sizes.push(("RULES", 1));
         }
         if config.faults.contains(&Fault::InjectionsFull) {
             settings.map_sizes.push(("INJECTIONS", 1));
@@ -179,12 +190,25 @@ mod tests {
     }
 
     #[test]
+    fn rules_for_services_need_room() {
+        let without = settings(Layer::default());
+        assert_eq!(value(&without, "SAMPLE_BY_PROCESS"), Some(Value::U32(0)));
+        assert_eq!(without.map_sizes, [("RULES", 1)]);
+        let with = settings(Layer {
+            sample: vec!["cart=0.5".parse().expect("a rule")],
+            ..Layer::default()
+        });
+        assert_eq!(value(&with, "SAMPLE_BY_PROCESS"), Some(Value::U32(1)));
+        assert_eq!(with.map_sizes, []);
+    }
+
+    #[test]
     fn faults_of_the_tables_and_of_the_layout_need_no_program() {
         let faulty = settings(Layer {
             fault: vec![Fault::InjectionsFull, Fault::PacketsOpaque],
             ..Layer::default()
         });
-        assert_eq!(faulty.map_sizes, [("INJECTIONS", 1)]);
+        assert_eq!(faulty.map_sizes, [("RULES", 1), ("INJECTIONS", 1)]);
         assert_eq!(value(&faulty, "FAULT"), Some(Value::U32(0)));
         let absent = value(&faulty, "O_TCP_SKB_CB_SEQ");
         assert_eq!(absent, Some(Value::U32(ABSENT)));

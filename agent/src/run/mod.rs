@@ -6,7 +6,10 @@ mod event_loops;
 mod injection;
 mod live;
 mod outputs;
+mod rate_limit;
 mod replay;
+mod sample_limit;
+mod sample_rules;
 mod signals;
 mod sweep;
 

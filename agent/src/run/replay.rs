@@ -30,6 +30,7 @@ pub fn replay(path: &Path, config: &Config) -> Result<(), RunError> {
         PipelineConfig {
             seed: super::live::seed_of(&recording.description().globals),
             sampling_threshold: config.sampler.threshold(),
+            service_rules: config.service_rules.clone(),
             response_timeout: config.request_lifetime(),
             trusted: config.trust_context.clone(),
             record_query: config.query,

@@ -14,6 +14,7 @@ const LOSSES: &[&str] = &[
     "forwards_full",
     "scratch_busy",
     "bodies_missing",
+    "rules_full",
     "decisions_beyond_limit",
     "iterator_too_long",
     "kernel_read_failed",

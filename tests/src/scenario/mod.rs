@@ -34,6 +34,7 @@ mod propagators;
 mod record;
 mod safety;
 mod safety_suite;
+mod sampling;
 mod tls;
 mod translation;
 
@@ -127,6 +128,7 @@ pub(crate) fn all() -> impl Iterator<Item = &'static Scenario> {
         context::SCENARIOS,
         translation::SCENARIOS,
         propagators::SCENARIOS,
+        sampling::SCENARIOS,
         inject::SCENARIOS,
         inject::existing::SCENARIOS,
         inject::limits::SCENARIOS,

@@ -1,12 +1,20 @@
 //! Decisions and what they become.
 
-use agent_common::abi::{Decision, Direction, Method, Role, Source, decision_flags};
+use agent_common::{
+    abi::{Decision, Direction, Method, Role, Source, decision_flags},
+    wire::propagator::part,
+};
 
 use super::{GET, OK, int, only, text};
 use crate::{
+    config::{
+        ServiceRules,
+        propagator::{self, Propagator},
+    },
     event::{ClockPair, Input},
     pipeline::PipelineConfig,
     process::ProcessKey,
+    protocol::ParserConfig,
     span::{Span, SpanKind, Value, conventions as name},
     testing::{Bench, PROCESS, SegmentExt, Socket},
 };
@@ -259,6 +267,36 @@ fn adopts_the_header_of_a_message_the_kernel_did_not_decide() {
     );
     assert_eq!(bench.counters.messages_undecided.get(), 1);
     bench.check_books();
+}
+
+/// Both of the same process, `shop`: what its own rule says of the traces that begin in it does not hold for those that its caller began.
+#[test]
+fn a_service_has_a_ratio_of_its_own_for_the_traces_that_it_begins() {
+    let left_to_us = b"GET / HTTP/1.1\r\nHost: shop\r\nb3: 80f198ee56343ba864fe8b2a57d3eff7-e457b5a2e4d86bd1\r\n\r\n";
+    let spans = |rule: &str, request: &[u8]| {
+        let rule = rule.parse().expect("a rule");
+        let b3 = propagator::resolve(&[Propagator::B3]).expect("it is known");
+        let fields = b3.expect("it has a header").into_iter();
+        let mut bench = Bench::with(PipelineConfig {
+            service_rules: ServiceRules::new(vec![rule]).expect("one is not too many"),
+            parsers: ParserConfig {
+                propagators: fields.filter(|field| field.part != part::NONE).collect(),
+            },
+            ..PipelineConfig::default()
+        });
+        let mut socket = Socket::open(1, Role::Server);
+        socket.receive(request).starts();
+        socket.send(OK).starts();
+        socket.close(0);
+        bench.push(&mut socket);
+        bench.check_books();
+        let unsampled = bench.counters.spans_unsampled.get();
+        assert_eq!(bench.spans.len() as u64 + unsampled, 1);
+        bench.spans.len()
+    };
+    assert_eq!(spans("other=0", GET), 1);
+    assert_eq!(spans("sho?=0", GET), 0);
+    assert_eq!(spans("shop=0", left_to_us), 1);
 }
 
 #[test]

@@ -143,6 +143,16 @@ impl<S: ProcSource> ProcessTable<S> {
         source.tgids().into_iter().filter_map(of).collect()
     }
 
+    /// The processes that exist now, each with the name of its service; nothing of them is kept.
+    pub fn scan_services(&self) -> Vec<(u32, String)> {
+        let of = |tgid| {
+            let process = self.source.process(tgid)?;
+            let resource = self.identify(&process, Runtime::Other);
+            (!process.stat.kernel_thread).then(|| (tgid, resource.service_name().to_owned()))
+        };
+        self.source.tgids().into_iter().filter_map(of).collect()
+    }
+
     /// Takes over a change, and gives the verdict that the kernel shall follow from now on, where it is another.
     ///
     /// A process that runs a new program is looked at immediately: it may not live long.

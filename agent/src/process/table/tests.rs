@@ -75,6 +75,19 @@ fn looks_at_a_process_once_and_under_the_key_of_the_kernel() {
 }
 
 #[test]
+fn names_the_services_that_exist_without_keeping_them() {
+    let proc = ProcFolder::new();
+    proc.add(41, 500, "/usr/bin/python3.11", &["python3", "cart.py"]);
+    proc.add(42, 501, "/usr/sbin/nginx", &["nginx"]);
+    let (table, counters) = table(&proc);
+    let mut services = table.scan_services();
+    services.sort();
+    let expected = [(41, "cart".to_owned()), (42, "nginx".to_owned())];
+    assert_eq!(services, expected);
+    assert_eq!((table.len(), counters.processes.get()), (0, 0));
+}
+
+#[test]
 fn does_not_let_a_reused_id_inherit() {
     let proc = ProcFolder::new();
     proc.add(41, 500, "/usr/bin/python3.11", &["python3", "cart.py"]);

@@ -19,6 +19,8 @@ use super::{
     event_loops::EventLoops,
     injection::Injection,
     outputs::{KernelValues, Outputs},
+    sample_limit::SampleLimit,
+    sample_rules::SampleRules,
     signals::Signals,
     sweep::Sweep,
 };
@@ -79,6 +81,7 @@ struct Agent {
     live: Option<LivePositions>,
     /// Reused storage for questions about live positions.
     questions: Vec<LiveRequest>,
+    sample_limit: SampleLimit,
     sweep: Sweep,
     published_ns: u64,
     /// What spares did while their first programs were not attached yet: for nobody who was skipped.
@@ -95,6 +98,7 @@ struct Inner {
     told: IdSet<ProcessKey>,
     verdicts: Verdicts,
     event_loops: EventLoops,
+    sample_rules: SampleRules,
     recorder: Option<Recorder>,
     counters: Arc<Counters>,
     injection: Option<Injection>,
@@ -159,11 +163,20 @@ impl Agent {
         self.ask_positions();
         self.inner.table.expire(now_ns);
         self.inner.look_at_event_loops(now_ns);
+        self.limit_samples(now_ns);
         self.sweep.tick(now_ns, &self.inner.counters);
         if let Some(injection) = &mut self.inner.injection {
             injection.tick(now_ns, &self.inner.counters);
         }
         outputs.tick(now_ns);
+    }
+
+    fn limit_samples(&mut self, now_ns: u64) {
+        if self.sample_limit.is_wanted()
+            && let Ok(kept) = self.kernel_counters.one(Counter::RootsSampled)
+        {
+            self.sample_limit.tick(now_ns, kept);
+        }
     }
 
     /// Asks the kernel how far idle connections are, where the pipeline wants to know.
@@ -197,6 +210,7 @@ impl Agent {
             .into_iter()
             .map(|(counter, value)| (counter.name(), value))
             .collect();
+        counters.push(("roots", self.sample_limit.roots()));
         counters.push(("programs_missed", self.missed(stood_in)));
         let injection = self.inner.injection.as_ref();
         counters.push((

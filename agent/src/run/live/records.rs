@@ -25,6 +25,11 @@ impl Inner {
             self.event_loops.note(tgid, runtime);
         }
         self.look_at_event_loops(clock::monotonic_ns());
+        if self.sample_rules.are_wanted() {
+            for (tgid, service) in self.table.scan_services() {
+                self.sample_rules.note(tgid, &service);
+            }
+        }
     }
 
     pub(super) fn look_at_event_loops(&mut self, now_ns: u64) {
@@ -61,16 +66,19 @@ impl Inner {
                 };
                 self.change(exec.into());
                 self.event_loops.forget(exec.tgid);
+                self.sample_rules.forget(exec.tgid);
                 self.told.remove(&key);
                 self.tell(u64::from(exec.tgid) << 32, exec.process_start_ns);
             }
             Event::Fork(fork) => {
                 self.change(fork.into());
                 self.event_loops.forked(fork.parent_tgid, fork.tgid);
+                self.sample_rules.forked(fork.parent_tgid, fork.tgid);
             }
             Event::Exit(exit) => {
                 self.change(exit.into());
                 self.event_loops.forget(exit.tgid);
+                self.sample_rules.forget(exit.tgid);
                 self.told.remove(&ProcessKey {
                     tgid: exit.tgid,
                     start_ns: exit.process_start_ns,
@@ -99,6 +107,8 @@ impl Inner {
             self.push(&Input::Process(&facts));
             let runtime = self.table.runtime(key);
             self.event_loops.note(key.tgid, runtime);
+            let service = facts.resource.service_name();
+            self.sample_rules.note(key.tgid, service);
         }
     }
 

@@ -35,6 +35,8 @@ use crate::{
         event_loops::EventLoops,
         injection,
         outputs::{Outputs, Printing},
+        sample_limit::SampleLimit,
+        sample_rules::SampleRules,
         signals::Signals,
         sweep::Sweep,
     },
@@ -104,6 +106,8 @@ pub(super) fn start(config: &Config, record: Option<(&Path, bool)>) -> Result<Re
     for network in &config.trust_context {
         trusted.add(network).map_err(map_error("TRUSTED"))?;
     }
+    let sample_limit =
+        SampleLimit::new(maps.thresholds, maps.roots, config).map_err(map_error("THRESHOLDS"))?;
     let mut attached = loaded.attach()?;
     let stood_in_early = maps.counters.one(Counter::ProgramsStoodIn).unwrap_or(0);
     let map_memory_bytes = attached.map_memory_bytes();
@@ -146,6 +150,7 @@ pub(super) fn start(config: &Config, record: Option<(&Path, bool)>) -> Result<Re
             told: IdSet::default(),
             verdicts: maps.selection,
             event_loops: EventLoops::new(maps.runtimes),
+            sample_rules: SampleRules::new(maps.rules, config.service_rules.clone()),
             recorder,
             counters,
             injection,
@@ -157,6 +162,7 @@ pub(super) fn start(config: &Config, record: Option<(&Path, bool)>) -> Result<Re
         attached,
         live,
         questions: Vec::new(),
+        sample_limit,
         sweep: Sweep::new(maps.handovers, config.request_lifetime()),
         published_ns: 0,
         stood_in_early,
@@ -201,6 +207,7 @@ fn pipeline_config(config: &Config, seed: u64) -> PipelineConfig {
             defaults.connections
         },
         sampling_threshold: config.sampler.threshold(),
+        service_rules: config.service_rules.clone(),
         response_timeout: config.request_lifetime(),
         trusted: config.trust_context.clone(),
         record_query: config.query,
