@@ -70,8 +70,12 @@ impl Recorder {
         context: &Context,
         serve: impl Fn(TcpStream) -> io::Result<Vec<u8>> + Copy + Send + 'static,
     ) -> Result<Self> {
-        let port = context.port();
-        let listener = TcpListener::bind(("127.0.0.1", port))?;
+        // Another thread of this process may take a port between the look and the bind.
+        let bound = (0..50).find_map(|_| {
+            let port = context.port();
+            Some((port, TcpListener::bind(("127.0.0.1", port)).ok()?))
+        });
+        let (port, listener) = bound.context("no port could be had")?;
         let (sender, ended) = channel();
         let opened = Arc::new(AtomicUsize::new(0));
         let count = Arc::clone(&opened);

@@ -1,5 +1,5 @@
 // HTTP clients of the JDK: what a plan says (see client.py), request by request, with a line for each answer: status, bytes, CRC-32.
-// `http1`: HttpClient held to HTTP/1.1. `http2`: HttpClient as it is made, which offers an upgrade to HTTP/2. `url`: HttpURLConnection.
+// `http1`: HttpClient held to HTTP/1.1. `http2`: HttpClient as it is made, which offers an upgrade to HTTP/2. `url`: HttpURLConnection. Several, with commas between them, one after the other.
 import java.io.ByteArrayInputStream;
 import java.io.InputStream;
 import java.net.HttpURLConnection;
@@ -78,18 +78,19 @@ public class Client {
     }
 
     public static void main(String[] arguments) throws Exception {
-        String mode = arguments[2];
-        HttpClient.Builder builder = HttpClient.newBuilder();
-        if (mode.equals("http1")) {
-            builder.version(HttpClient.Version.HTTP_1_1);
-        }
-        HttpClient client = mode.equals("url") ? null : builder.build();
-        for (String line : Files.readAllLines(Path.of(arguments[1]))) {
-            Step step = Step.of(arguments[0], line);
-            if (client == null) {
-                withUrl(step);
-            } else {
-                withClient(client, step);
+        for (String mode : arguments[2].split(",")) {
+            HttpClient.Builder builder = HttpClient.newBuilder();
+            if (mode.equals("http1")) {
+                builder.version(HttpClient.Version.HTTP_1_1);
+            }
+            HttpClient client = mode.equals("url") ? null : builder.build();
+            for (String line : Files.readAllLines(Path.of(arguments[1]))) {
+                Step step = Step.of(arguments[0], line);
+                if (client == null) {
+                    withUrl(step);
+                } else {
+                    withClient(client, step);
+                }
             }
         }
         System.exit(0);
