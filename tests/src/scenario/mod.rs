@@ -147,12 +147,12 @@ pub(crate) fn all() -> impl Iterator<Item = &'static Scenario> {
         tls::SCENARIOS,
         own_metrics::SCENARIOS,
         safety::SCENARIOS,
-        safety_suite::SCENARIOS,
         bad_input::SCENARIOS,
         doctor::SCENARIOS,
         accounting::SCENARIOS,
         losses::SCENARIOS,
         record::SCENARIOS,
+        safety_suite::SCENARIOS,
     ]
     .into_iter()
     .flatten()
