@@ -94,7 +94,7 @@ fn by_trace_id(context: &mut Context) -> Result<()> {
     let ids: Vec<u64> = (0..32).map(|n| n << 51).chain([THRESHOLD - 1]).collect();
     for (n, randomness) in ids.iter().enumerate() {
         // The eight bits above do not count.
-        let low = randomness | (n as u64 & 1) * 0xff << 56;
+        let low = randomness | (((n as u64 & 1) * 0xff) << 56);
         let line = format!("b3: {TRACE:.16}{low:016x}-{PARENT}\r\n");
         assert_eq!(
             connection.get_with(&format!("/left/{n}"), &line)?.status,
