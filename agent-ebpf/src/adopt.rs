@@ -50,7 +50,10 @@ pub extern "C" fn ut_adopt(level: u32) -> u32 {
         return 0;
     }
     socket.flags |= flags::INJECTABLE;
-    if socket.streams[Direction::Send as usize].phase == Phase::Opaque as u8 {
+    if [Direction::Send, Direction::Receive]
+        .iter()
+        .any(|direction| socket.streams[*direction as usize].phase == Phase::Opaque as u8)
+    {
         return release(work, socket);
     }
     0
@@ -58,7 +61,8 @@ pub extern "C" fn ut_adopt(level: u32) -> u32 {
 
 /// Whether what was seen of a connection older than the agent leaves no doubt that a request begins where one seems to: where the request before it
 /// ended, with all requests answered, and the last response, too, having begun where the one before it ended and been read to its end. What only looks
-/// like requests (the body of an upload that began before the agent) gets no such answers.
+/// like requests (the body of an upload that began before the agent) gets no such answers, unless its client had pipelined further requests before it and
+/// each piece of the body is a send of its own that reads like a request.
 #[inline(always)]
 fn is_settled(socket: &Socket) -> bool {
     let received = &socket.streams[Direction::Receive as usize];

@@ -387,7 +387,8 @@ pub extern "C" fn ut_release(level: u32) -> u32 {
     let Some(socket) = conn::find(work.sk) else {
         return 0;
     };
-    if !socket.has(flags::INJECTABLE) {
+    // User space may be about to put an older one in.
+    if !socket.has(flags::INJECTABLE) && !adopt::may_be_adopted(socket) {
         return 0;
     }
     release(work, socket)
@@ -404,7 +405,7 @@ pub(crate) fn release(work: &mut Work, socket: &mut Socket) -> u32 {
         Kind::Release,
         size_of::<Header>(),
         work.time_ns,
-        work.connection,
+        socket.connection,
     );
     u32::from(emit::record(header))
 }

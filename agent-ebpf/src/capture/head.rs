@@ -6,6 +6,7 @@ use agent_common::{
 };
 
 use super::step::{CHUNKS, DONE, MORE, lose};
+use super::unfinished::drop_saved;
 use crate::{
     conn::{self, Socket, request_flags},
     context, decide, emit,
@@ -108,6 +109,7 @@ fn complete(work: &mut Work, socket: &mut Socket, direction: usize) -> u32 {
         Framing::Unknown => Phase::Turn,
         Framing::Upgrade => {
             let other = &mut socket.streams[direction ^ 1];
+            drop_saved(work, other, direction ^ 1);
             other.phase = Phase::Opaque as u8;
             other.detected = 1;
             socket.streams[direction].detected = 1;

@@ -114,7 +114,9 @@ fn step(level: u32, scratch: *mut Scratch, socket: &mut Socket) -> u32 {
             let stream = &mut socket.streams[direction];
             // A message that is offered again began where it began.
             if work.repeated == 0 && stream.phase != Phase::Head as u8 {
-                stream.proven = u8::from(stream.phase != Phase::Turn as u8);
+                let phase = stream.phase;
+                stream.proven =
+                    u8::from(phase != Phase::Turn as u8 && phase != Phase::ChunkedLost as u8);
             }
             work.head = Head::default();
             work.kept.length = 0;
@@ -169,6 +171,7 @@ fn next(work: &mut Work, socket: &mut Socket) -> Step {
             return Step::Scan;
         }
         count(Counter::HeadsUnseen);
+        drop_saved(work, stream, direction);
         lose(stream);
         return Step::Leave;
     }
@@ -266,6 +269,7 @@ fn scan_step(level: u32, scratch: *mut Scratch, socket: &mut Socket, direction: 
 
             if work.head.length > HEAD_LIMIT || work.unreadable != 0 {
                 count(Counter::HeadsUnseen);
+                drop_saved(work, stream, direction);
                 lose(stream);
                 return DONE;
             }

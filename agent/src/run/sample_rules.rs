@@ -32,32 +32,36 @@ impl SampleRules {
 
     /// Notes which service a process is.
     pub(super) fn note(&mut self, tgid: u32, service: &str) {
-        if self.are_wanted() {
-            let rule = self.rules.find(service);
-            self.set(tgid, rule.map_or(0, |rule| rule as u32 + 1));
+        if !self.are_wanted() {
+            return;
+        }
+        match self.rules.find(service) {
+            Some(rule) => {
+                let rule = rule as u32 + 1;
+                self.known.insert(tgid, rule);
+                // Also where it is known: the kernel may have forgotten it in an exec that nobody told of.
+                self.write(tgid, rule);
+            }
+            None => self.forget(tgid),
         }
     }
 
-    /// A process was copied.
+    /// A process was copied; the kernel gave the copy its rule, and may have taken that back since.
     pub(super) fn forked(&mut self, parent: u32, child: u32) {
-        if let Some(rule) = self.known.get(&parent) {
-            self.set(child, *rule);
-        }
+        match self.known.get(&parent).copied() {
+            Some(rule) => self.known.insert(child, rule),
+            None => self.known.remove(&child),
+        };
     }
 
     /// A process has ended, or runs another program.
     pub(super) fn forget(&mut self, tgid: u32) {
-        self.set(tgid, 0);
+        if self.known.remove(&tgid).is_some() {
+            self.write(tgid, 0);
+        }
     }
 
-    fn set(&mut self, tgid: u32, rule: u32) {
-        let before = match rule {
-            0 => self.known.remove(&tgid),
-            _ => self.known.insert(tgid, rule),
-        };
-        if before.unwrap_or(0) == rule {
-            return;
-        }
+    fn write(&mut self, tgid: u32, rule: u32) {
         if let Err(error) = self.map.set(tgid, rule) {
             warn!(tgid, %error, "cannot tell the kernel which ratio holds for a process; its traces are sampled as those of other services");
         }
