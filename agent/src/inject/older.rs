@@ -17,7 +17,7 @@ use crate::{
 const LIMIT: usize = 32_768;
 
 /// Time until a connection that was not idle is tried again; doubled after each try.
-const FIRST_WAIT_NS: u64 = 200_000_000;
+const FIRST_WAIT_NS: u64 = 1_000_000_000;
 /// The longest such time.
 const LAST_WAIT_NS: u64 = 60_000_000_000;
 
