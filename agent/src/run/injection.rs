@@ -12,7 +12,7 @@ use crate::{
     inject::{
         self,
         enrolment::{Enrolment, EnrolmentError},
-        older::{Older, Outcome},
+        older::{Noticed, Older, Outcome},
         watch::Watch,
     },
     kernel::{features::Features, offsets::Offsets},
@@ -109,8 +109,10 @@ impl Injection {
         if let Event::Release(header) = event {
             self.injector.let_go(header.connection);
         }
-        if self.older.follow(event) {
-            counters.inject_older.increment();
+        match self.older.follow(event) {
+            None => {}
+            Some(Noticed::Asks) => counters.inject_older.increment(),
+            Some(Noticed::TurnedAway) => counters.inject_older_over_limit.increment(),
         }
     }
 

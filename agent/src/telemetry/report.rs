@@ -23,6 +23,7 @@ const LOSSES: &[&str] = &[
     "inject_other_send",
     "inject_changed",
     "inject_refused",
+    "inject_older_over_limit",
     "inject_proofs_failed",
     "records_unknown_kind",
     "records_malformed",
