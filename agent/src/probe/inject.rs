@@ -99,6 +99,23 @@ pub enum InjectError {
     SelfTest(#[from] crate::inject::selftest::Failure),
 }
 
+impl InjectError {
+    /// Whether a call failed, which may be for want of a descriptor or of memory: another time may do.
+    #[must_use]
+    pub const fn is_call(&self) -> bool {
+        match self {
+            Self::SelfTest(failure) => failure.is_call(),
+            _ => true,
+        }
+    }
+
+    /// Whether a proof has failed.
+    #[must_use]
+    pub fn is_proof(&self) -> bool {
+        matches!(self, Self::SelfTest(failure) if failure.is_proof())
+    }
+}
+
 /// Program type, attach type and BTF type of a program of this object, for the verifier alone.
 pub(super) fn program_types(program: &str) -> Option<(u32, u32, u32)> {
     match program {

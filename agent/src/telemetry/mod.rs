@@ -143,6 +143,8 @@ counters! {
     inject_proofs;
     /// Those that failed: no header is written any more.
     inject_proofs_failed;
+    /// Those that could not be made: they say nothing, and are tried again an hour later.
+    inject_proofs_not_made;
     /// Processes examined.
     processes;
     /// Processes that were gone before they could be examined.

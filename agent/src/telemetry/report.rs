@@ -25,6 +25,7 @@ const LOSSES: &[&str] = &[
     "inject_refused",
     "inject_older_over_limit",
     "inject_proofs_failed",
+    "inject_proofs_not_made",
     "records_unknown_kind",
     "records_malformed",
     "connections_without_open",
