@@ -4,19 +4,20 @@
 //! Input: a [`Candidate`]. Output: an [`Outcome`] for each, in order.
 
 use std::{
-    fs, io,
+    fs,
+    io::{self, ErrorKind},
     path::{Path, PathBuf},
     sync::mpsc::{Receiver, Sender, TryRecvError, channel},
     thread,
 };
 
-use tracing::debug;
+use tracing::{debug, warn};
 
 use super::older::{Candidate, Outcome};
 use crate::{
     kernel::features::own_thread,
     probe::existing::{Descriptor, EnrolError, Enroller},
-    process::connections::{Connections, sockets},
+    process::connections::{self, sockets},
 };
 
 /// The thread that tries.
@@ -56,9 +57,13 @@ impl Enrolment {
         thread::Builder::new()
             .name("enrolment".to_owned())
             .spawn(move || {
+                let mut told_refusal = false;
                 for candidate in asked {
-                    let outcome = attempt(&proc, &mut enroller, &candidate);
-                    if tell.send(outcome).is_err() {
+                    let tried = attempt(&proc, &mut enroller, &candidate);
+                    if let Err(error) = &tried {
+                        complain(error, &candidate, &mut told_refusal);
+                    }
+                    if tell.send(outcome(&tried)).is_err() {
                         break;
                     }
                 }
@@ -88,35 +93,55 @@ impl Enrolment {
     }
 }
 
-fn attempt(proc: &Path, enroller: &mut Enroller, candidate: &Candidate) -> Outcome {
-    let Some(descriptor) = find(proc, candidate) else {
-        debug!(connection = candidate.name.connection, "no process has it");
-        return Outcome::Refused;
-    };
-    match enroller.enrol(candidate.name, &descriptor) {
+fn attempt(proc: &Path, enroller: &mut Enroller, candidate: &Candidate) -> Result<(), EnrolError> {
+    let descriptor = find(proc, candidate)?;
+    enroller.enrol(candidate.name, &descriptor)
+}
+
+fn outcome(tried: &Result<(), EnrolError>) -> Outcome {
+    match tried {
         Ok(()) => Outcome::Enrolled,
-        Err(EnrolError::Busy) => Outcome::Busy,
-        Err(error) => {
-            debug!(connection = candidate.name.connection, %error, "not enrolled");
-            Outcome::Refused
-        }
+        Err(error) if error.is_passing() => Outcome::Busy,
+        Err(_) => Outcome::Refused,
     }
 }
 
-/// The descriptor of the process that is this connection.
-fn find(proc: &Path, candidate: &Candidate) -> Option<Descriptor> {
-    let tgid = candidate.tgid;
-    let namespace = fs::read_link(proc.join(tgid.to_string()).join("ns/net")).ok()?;
-    let namespace = namespace
-        .to_str()?
-        .strip_prefix("net:[")?
-        .strip_suffix(']')?;
-    if candidate.namespace != 0 && namespace.parse() != Ok(candidate.namespace) {
-        return None;
+/// Says why one was not put in: what the system refuses once to everybody, since it will refuse the next one too.
+fn complain(error: &EnrolError, candidate: &Candidate, told: &mut bool) {
+    let refused = matches!(error, EnrolError::Call { .. }) && !error.is_passing();
+    if refused && !std::mem::replace(told, true) {
+        warn!(
+            reason = %error,
+            "a connection older than the agent gets no header (others may not either, and are counted): needs CAP_SYS_PTRACE, and a filter of system calls \
+             that lets pidfd_getfd pass (systemd: SystemCallFilter=pidfd_getfd)"
+        );
     }
-    let inode = Connections::of(proc, tgid).inode(candidate.ends)?;
-    let (fd, inode) = sockets(proc, tgid).find(|(_, other)| *other == inode)?;
-    Some(Descriptor {
+    debug!(connection = candidate.name.connection, %error, "not enrolled");
+}
+
+/// The descriptor of the process that is this connection, if it is idle.
+fn find(proc: &Path, candidate: &Candidate) -> Result<Descriptor, EnrolError> {
+    let tgid = candidate.tgid;
+    let namespace = fs::read_link(proc.join(tgid.to_string()).join("ns/net"));
+    let namespace = namespace.map_err(|source| match source.kind() {
+        ErrorKind::NotFound => EnrolError::Gone,
+        _ => EnrolError::Call {
+            what: "looking at the process's network namespace",
+            source,
+        },
+    })?;
+    let expected = format!("net:[{}]", candidate.namespace);
+    if candidate.namespace != 0 && namespace != Path::new(&expected) {
+        return Err(EnrolError::Gone);
+    }
+    let found = connections::find(proc, tgid, candidate.ends).ok_or(EnrolError::Gone)?;
+    if !found.idle {
+        return Err(EnrolError::Busy);
+    }
+    let (fd, inode) = sockets(proc, tgid)
+        .find(|(_, inode)| *inode == found.inode)
+        .ok_or(EnrolError::Gone)?;
+    Ok(Descriptor {
         tgid,
         fd,
         inode,
@@ -127,6 +152,7 @@ fn find(proc: &Path, candidate: &Candidate) -> Option<Descriptor> {
 #[cfg(test)]
 mod tests {
     use std::{
+        io::Write as _,
         net::{TcpListener, TcpStream},
         os::{fd::AsRawFd as _, linux::fs::MetadataExt as _},
     };
@@ -139,7 +165,7 @@ mod tests {
         let listener = TcpListener::bind("127.0.0.1:0").expect("loopback has free ports");
         let address = listener.local_addr().expect("it is bound");
         let client = TcpStream::connect(address).expect("it listens");
-        let (server, _) = listener.accept().expect("it was connected to");
+        let (mut server, _) = listener.accept().expect("it was connected to");
         let namespace = fs::metadata("/proc/self/ns/net").expect("there is one");
         let of = |socket: &TcpStream| Candidate {
             name: Name {
@@ -154,14 +180,48 @@ mod tests {
             namespace: u32::try_from(namespace.st_ino()).unwrap_or_default(),
         };
         let proc = Path::new("/proc");
-        let found = find(proc, &of(&client)).expect("it is there");
+        let found = find(proc, &of(&client)).expect("it is there and idle");
         assert_eq!(found.fd, client.as_raw_fd());
         // The other end was not made from here, and this namespace is not that one.
-        assert!(find(proc, &of(&server)).is_none());
-        let other = Candidate {
+        let gone = |candidate: &Candidate| matches!(find(proc, candidate), Err(EnrolError::Gone));
+        assert!(gone(&of(&server)));
+        assert!(gone(&Candidate {
             namespace: 1,
             ..of(&client)
+        }));
+        assert!(gone(&Candidate {
+            tgid: i32::MAX.cast_unsigned(),
+            ..of(&client)
+        }));
+        server.write_all(b"unread").expect("it is connected");
+        client.peek(&mut [0]).expect("it arrives");
+        assert!(matches!(find(proc, &of(&client)), Err(EnrolError::Busy)));
+    }
+
+    #[test]
+    fn tells_of_a_refusal_once_and_of_nothing_that_passes() {
+        let candidate = Candidate {
+            name: Name {
+                connection: 1,
+                socket: 2,
+            },
+            tgid: 3,
+            ends: Connection::new(([10, 0, 0, 1], 1).into(), ([10, 0, 0, 2], 2).into()),
+            namespace: 0,
         };
-        assert!(find(proc, &other).is_none());
+        let call = |error| EnrolError::Call {
+            what: "pidfd_getfd",
+            source: io::Error::from_raw_os_error(error),
+        };
+        let mut told = false;
+        for error in [EnrolError::Gone, EnrolError::Busy, call(libc::EMFILE)] {
+            complain(&error, &candidate, &mut told);
+            assert!(!told, "{error}");
+        }
+        complain(&call(libc::EPERM), &candidate, &mut told);
+        assert!(told);
+        assert_eq!(outcome(&Err(call(libc::EPERM))), Outcome::Refused);
+        assert_eq!(outcome(&Err(call(libc::EMFILE))), Outcome::Busy);
+        assert_eq!(outcome(&Ok(())), Outcome::Enrolled);
     }
 }

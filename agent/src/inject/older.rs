@@ -13,11 +13,11 @@ use crate::{
     config::Network, event::Event, probe::existing::Name, process::connections::Connection,
 };
 
-/// Connections that are remembered; beyond it all are forgotten, those that were put in stay in.
+/// Connections that are remembered; beyond it new ones are turned away.
 const LIMIT: usize = 32_768;
 
 /// Time until a connection that was not idle is tried again; doubled after each try.
-const FIRST_WAIT_NS: u64 = 200_000_000;
+const FIRST_WAIT_NS: u64 = 1_000_000_000;
 /// The longest such time.
 const LAST_WAIT_NS: u64 = 60_000_000_000;
 
@@ -50,6 +50,15 @@ pub enum Outcome {
     Busy,
     /// It was not put in, and never will be.
     Refused,
+}
+
+/// What is to be counted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Noticed {
+    /// A connection older than the agent made its first request.
+    Asks,
+    /// A connection older than the agent is not remembered: there are too many.
+    TurnedAway,
 }
 
 /// What is remembered.
@@ -89,29 +98,31 @@ impl Older {
         }
     }
 
-    /// Something happened. True when a connection older than the agent made its first request.
-    pub fn follow(&mut self, event: &Event<'_>) -> bool {
+    /// Something happened.
+    pub fn follow(&mut self, event: &Event<'_>) -> Option<Noticed> {
         match *event {
-            Event::Open(open) => self.open(open),
+            Event::Open(open) => return self.open(open),
             Event::Close(close) => self.forget(close.header.connection),
             Event::Release(header) => self.forget(header.connection),
             Event::Segment(segment, _) if !self.known.is_empty() => {
                 let sends = Direction::from_u8(segment.direction) == Direction::Send;
                 let decided = segment.slot == SlotKind::Decision as u8;
-                return self.passed(segment.header.connection, sends, decided);
+                let asks = self.passed(segment.header.connection, sends, decided);
+                return asks.then_some(Noticed::Asks);
             }
             Event::Decision(record) if !self.known.is_empty() => {
                 let sends = Direction::from_u8(record.decision.direction) == Direction::Send;
-                return self.passed(record.header.connection, sends, true);
+                let asks = self.passed(record.header.connection, sends, true);
+                return asks.then_some(Noticed::Asks);
             }
             _ => {}
         }
-        false
+        None
     }
 
-    fn open(&mut self, open: &Open) {
+    fn open(&mut self, open: &Open) -> Option<Noticed> {
         if open.origin != Origin::FirstSeen as u8 || open.protocol != IPPROTO_TCP {
-            return;
+            return None;
         }
         let address = |bytes: [u8; 16]| match open.family {
             AF_INET => {
@@ -121,16 +132,12 @@ impl Older {
             AF_INET6 => Some(IpAddr::V6(Ipv6Addr::from(bytes))),
             _ => None,
         };
-        let ends = (address(open.local_address), address(open.peer_address));
-        let (Some(local), Some(peer)) = ends else {
-            return;
-        };
+        let (local, peer) = (address(open.local_address)?, address(open.peer_address)?);
         if !self.networks.iter().any(|network| network.contains(peer)) {
-            return;
+            return None;
         }
         if self.known.len() >= LIMIT {
-            self.known.clear();
-            self.waiting.clear();
+            return Some(Noticed::TurnedAway);
         }
         let connection = open.header.connection;
         let candidate = Candidate {
@@ -152,12 +159,14 @@ impl Older {
             due: (0, FIRST_WAIT_NS),
         };
         self.known.insert(connection, known);
+        None
     }
 
     fn forget(&mut self, connection: u64) {
         self.known.remove(&connection);
     }
 
+    /// Whether that was the connection's first request.
     fn passed(&mut self, connection: u64, sends: bool, decided: bool) -> bool {
         let Some(known) = self.known.get_mut(&connection) else {
             return false;
@@ -234,7 +243,7 @@ mod tests {
         let records = std::mem::take(&mut socket.records);
         let first = records
             .iter()
-            .filter(|record| older.follow(&record.event()));
+            .filter(|record| older.follow(&record.event()) == Some(Noticed::Asks));
         first.count()
     }
 
@@ -300,6 +309,29 @@ mod tests {
         older.tried(Outcome::Refused, now_ns);
         assert_eq!(older.next(now_ns + LAST_WAIT_NS), None);
         assert!(older.known.is_empty());
+    }
+
+    #[test]
+    fn turns_new_ones_away_when_there_are_too_many() {
+        let mut older = older();
+        let open = |older: &mut Older, id: u64| {
+            let socket = Socket::open(id, Role::Unknown);
+            older.follow(&socket.records[0].event())
+        };
+        let mut first = Socket::open(1, Role::Unknown);
+        assert_eq!(follow(&mut older, &mut first), 0);
+        for id in 2..=LIMIT as u64 {
+            assert_eq!(open(&mut older, id), None);
+        }
+        let beyond = LIMIT as u64 + 1;
+        assert_eq!(open(&mut older, beyond), Some(Noticed::TurnedAway));
+        // Those that were there first stay.
+        request(&mut first);
+        assert_eq!(follow(&mut older, &mut first), 1);
+        // There is room again.
+        first.close(0);
+        follow(&mut older, &mut first);
+        assert_eq!(open(&mut older, beyond), None);
     }
 
     #[test]

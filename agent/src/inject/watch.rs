@@ -1,7 +1,8 @@
 //! The self-test, again and again while headers are written: what held at the start need not hold for ever (a live patch, another program in the
 //! kernel).
 //!
-//! Input: time. Output: what each repetition says. It runs on a thread of its own, on sockets and with programs of its own: nothing waits for it.
+//! Input: time. Output: what each repetition says. It runs on a thread of its own, on sockets and with programs of its own: nothing waits for it. Only a proof
+//! that failed ([`InjectError::is_proof`]) speaks against the kernel; where a call failed, it is tried once more.
 
 use std::{
     path::PathBuf,
@@ -85,7 +86,7 @@ impl Watch {
         None
     }
 
-    /// Begins a repetition; a thread that cannot be had says nothing about the kernel, and is tried for again when the next one is due.
+    /// Begins a repetition; or says that there is no thread for it.
     fn begin(&mut self) -> Option<Verdict> {
         let (sender, receiver) = channel();
         let (prove, subject) = (self.prove, self.subject.clone());
@@ -93,13 +94,27 @@ impl Watch {
             .name("self-test".to_owned())
             .spawn(move || {
                 // Nobody listens any more where the agent ends meanwhile.
-                let _ = sender.send(prove(&subject));
+                let _ = sender.send(twice(|| prove(&subject)));
             });
         match started {
-            Ok(_) => self.running = Some(receiver),
-            Err(error) => tracing::warn!(%error, "the self-test cannot be repeated now"),
+            Ok(_) => {
+                self.running = Some(receiver);
+                None
+            }
+            Err(source) => Some(Err(Failure::Setup {
+                what: "starting a thread",
+                source,
+            }
+            .into())),
         }
-        None
+    }
+}
+
+/// Once more where a call failed.
+fn twice(prove: impl Fn() -> Verdict) -> Verdict {
+    match prove() {
+        Err(error) if error.is_call() => prove(),
+        verdict => verdict,
     }
 }
 
@@ -112,7 +127,11 @@ fn prove(subject: &Subject) -> Verdict {
 
 #[cfg(test)]
 mod tests {
-    use std::time::{Duration, Instant};
+    use std::{
+        cell::RefCell,
+        io,
+        time::{Duration, Instant},
+    };
 
     use super::*;
 
@@ -159,6 +178,38 @@ mod tests {
             failed,
             Err(InjectError::SelfTest(Failure::GivenUp))
         ));
+    }
+
+    #[test]
+    fn tries_a_failed_call_once_more_and_nothing_else() {
+        let call = |kind: io::ErrorKind| -> Verdict {
+            Err(Failure::Call {
+                when: "receive",
+                source: kind.into(),
+            }
+            .into())
+        };
+        let tried = |verdicts: Vec<Verdict>| {
+            let verdicts = RefCell::new(verdicts.into_iter());
+            let verdict = twice(|| verdicts.borrow_mut().next().expect("it is tried twice"));
+            (verdict, verdicts.into_inner().len())
+        };
+        let is_proof = |verdict: Verdict| verdict.err().map(|error| error.is_proof());
+        let scarce = || call(io::ErrorKind::OutOfMemory);
+        let stalled = || call(io::ErrorKind::WouldBlock);
+        let (verdict, left) = tried(vec![scarce(), Ok(()), Ok(())]);
+        assert!(verdict.is_ok() && left == 1);
+        let (verdict, left) = tried(vec![scarce(), scarce(), Ok(())]);
+        assert_eq!((is_proof(verdict), left), (Some(false), 1));
+        let (verdict, left) = tried(vec![stalled(), stalled(), Ok(())]);
+        assert_eq!((is_proof(verdict), left), (Some(true), 1));
+        let bytes = Err(Failure::Bytes { when: "a look" }.into());
+        let (verdict, left) = tried(vec![bytes, Ok(())]);
+        assert_eq!((is_proof(verdict), left), (Some(true), 1));
+        // The programs could not be loaded.
+        let (verdict, left) = tried(vec![Err(InjectError::NoObject), scarce()]);
+        assert_eq!((is_proof(verdict), left), (Some(false), 0));
+        assert_eq!(tried(vec![Ok(()), scarce()]).1, 1);
     }
 
     #[test]

@@ -9,13 +9,16 @@ use std::{
     net::Ipv6Addr,
     os::fd::{AsFd, AsRawFd, OwnedFd},
     path::{Path, PathBuf},
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
 };
 
 use agent_common::abi::{Injection, switches};
 use aya::{
     Ebpf, EbpfLoader, VerifierLogLevel,
-    maps::{Array, HashMap, LpmTrie, MapData, MapError, SockHash, lpm_trie::Key},
+    maps::{Array, HashMap, LpmTrie, Map, MapData, MapError, SockHash, lpm_trie::Key},
     programs::{CgroupAttachMode, Program, ProgramError},
 };
 use aya_obj::generated::{bpf_attach_type, bpf_prog_type};
@@ -96,6 +99,23 @@ pub enum InjectError {
     SelfTest(#[from] crate::inject::selftest::Failure),
 }
 
+impl InjectError {
+    /// Whether a call failed, which may be for want of a descriptor or of memory: another time may do.
+    #[must_use]
+    pub const fn is_call(&self) -> bool {
+        match self {
+            Self::SelfTest(failure) => failure.is_call(),
+            _ => true,
+        }
+    }
+
+    /// Whether a proof has failed.
+    #[must_use]
+    pub fn is_proof(&self) -> bool {
+        matches!(self, Self::SelfTest(failure) if failure.is_proof())
+    }
+}
+
 /// Program type, attach type and BTF type of a program of this object, for the verifier alone.
 pub(super) fn program_types(program: &str) -> Option<(u32, u32, u32)> {
     match program {
@@ -150,20 +170,11 @@ impl SharedMaps {
 /// The object in the kernel.
 pub struct Injector {
     ebpf: Ebpf,
-    sockets: Arc<Mutex<Sockets>>,
+    sockets: SockHash<MapData, u64>,
     switches: Array<MapData, u32>,
-    let_go: u64,
-}
-
-/// The sockhash, for all who change it.
-pub(super) struct Sockets {
-    pub(super) map: SockHash<MapData, u64>,
     /// None is put in any more.
-    pub(super) stopped: bool,
-}
-
-pub(super) fn lock(sockets: &Mutex<Sockets>) -> MutexGuard<'_, Sockets> {
-    sockets.lock().unwrap_or_else(PoisonError::into_inner)
+    stopped: Arc<AtomicBool>,
+    let_go: u64,
 }
 
 /// [`Injection`] as plain words.
@@ -221,11 +232,9 @@ impl Injector {
         attached.map_err(refused(WRITER))?;
         Ok(Self {
             ebpf,
-            sockets: Arc::new(Mutex::new(Sockets {
-                map: sockets,
-                stopped: false,
-            })),
+            sockets,
             switches,
+            stopped: Arc::default(),
             let_go: 0,
         })
     }
@@ -279,19 +288,30 @@ impl Injector {
 
     /// Takes a connection's socket out of the sockhash; one that is not there is fine.
     pub fn let_go(&mut self, connection: u64) {
-        match lock(&self.sockets).map.remove(&connection) {
+        match self.sockets.remove(&connection) {
             Ok(()) => self.let_go += 1,
             Err(error) => tracing::trace!(connection, %error, "socket not let go"),
         }
     }
 
-    /// What puts in connections that are older than the agent.
+    /// What puts in connections that are older than the agent. It has a descriptor of its own for the sockhash: putting a socket in waits for as long as
+    /// the application holds that socket's lock, and nobody else waits with it.
     ///
     /// # Errors
-    /// When it was made before.
+    /// When it was made before, or the system has no file descriptor left.
     pub fn enroller(&mut self) -> Result<Enroller, InjectError> {
+        let same = || {
+            let copy = self.sockets.fd().as_fd().try_clone_to_owned();
+            let map = Map::from_map_data(MapData::from_fd(copy?)?)?;
+            SockHash::try_from(map)
+        };
+        let sockets = same().map_err(|source| InjectError::Map {
+            name: "ENROLLED",
+            source: Some(source),
+        })?;
         let injections = take(&mut self.ebpf, "INJECTIONS")?;
-        Ok(Enroller::new(Arc::clone(&self.sockets), injections))
+        let stopped = Arc::clone(&self.stopped);
+        Ok(Enroller::new(sockets, injections, stopped))
     }
 
     /// Turns writing off for good: nothing more is asked for, no connection is enrolled, and every socket is taken out. Connections go on as if they
@@ -302,7 +322,8 @@ impl Injector {
             // What is asked for is carried out by a socket that is in the map, and none stays.
             tracing::warn!(%error, "the programs cannot be told that no header is written any more");
         }
-        let stopped = std::mem::replace(&mut lock(&self.sockets).stopped, true);
+        // Before the sockets are taken out: whoever puts one in looks at this afterwards.
+        let stopped = self.stopped.swap(true, Ordering::SeqCst);
         if !stopped
             && let Some(Program::SockOps(program)) = self.ebpf.program_mut(ENROLLER)
             && let Err(error) = program.unload()
@@ -315,7 +336,7 @@ impl Injector {
 
     /// After [`Injector::stop`]: takes out what a callback put in that was running meanwhile.
     pub fn tidy(&mut self) {
-        if lock(&self.sockets).stopped {
+        if self.stopped.load(Ordering::SeqCst) {
             self.let_all_go();
         }
     }
@@ -323,7 +344,7 @@ impl Injector {
     fn let_all_go(&mut self) {
         // The first key, over and over: an iterator loses its place in a map that shrinks.
         for _ in 0..=u32::from(u16::MAX) {
-            let first = lock(&self.sockets).map.keys().next();
+            let first = self.sockets.keys().next();
             let Some(Ok(connection)) = first else {
                 return;
             };
@@ -357,9 +378,8 @@ impl Bench {
     /// # Errors
     /// When the kernel does not take it.
     pub fn enrol(&mut self, connection: u64, socket: &impl AsRawFd) -> Result<(), MapError> {
-        lock(&self.injector.sockets)
-            .map
-            .insert(connection, socket.as_raw_fd(), 0)
+        let sockets = &mut self.injector.sockets;
+        sockets.insert(connection, socket.as_raw_fd(), 0)
     }
 
     /// Takes it out again.
@@ -367,7 +387,7 @@ impl Bench {
     /// # Errors
     /// When the system call fails.
     pub fn let_go(&mut self, connection: u64) -> Result<(), MapError> {
-        lock(&self.injector.sockets).map.remove(&connection)
+        self.injector.sockets.remove(&connection)
     }
 
     /// Says what to write into the next send of the thread whose id stands in `injection`.

@@ -1,11 +1,12 @@
 //! TCP connections that exist, as `/proc` shows them.
 //!
-//! Input: a mounted `/proc`. Output: for each network namespace its established connections that were made from inside it, and which descriptor of a process is
+//! Input: a mounted `/proc`. Output: for each network namespace its established connections that were made from inside it, and which socket and descriptor of a process is
 //! one of them. Other connections (of listeners, and those that nobody holds any more) are left out.
 
 use std::{
     collections::{HashMap, HashSet},
-    fs,
+    fs::{self, File},
+    io::{BufRead, BufReader},
     net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
     path::{Path, PathBuf},
 };
@@ -13,6 +14,12 @@ use std::{
 /// States of `/proc/net/tcp` (include/net/tcp_states.h).
 const ESTABLISHED: &str = "01";
 const LISTEN: &str = "0A";
+
+/// The column of queues where nothing that was sent is unacknowledged and nothing that arrived is unread.
+const IDLE: &str = "00000000:00000000";
+
+/// Tables of a network namespace, below a process's `net`.
+const TABLES: [&str; 2] = ["tcp", "tcp6"];
 
 /// One connection that a process of this namespace made.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -47,29 +54,22 @@ impl Connections {
             let path = proc.join(tgid.to_string()).join("net").join(name);
             fs::read_to_string(path).unwrap_or_default()
         };
-        Self::parse(&[read("tcp"), read("tcp6")])
+        Self::parse(&TABLES.map(read))
     }
 
     /// Those in tables of the form of `/proc/net/tcp` (proc_pid_net(5)).
     fn parse(tables: &[String]) -> Self {
         let mut listening = HashSet::new();
         let mut established = HashMap::new();
-        let lines = tables.iter().flat_map(|table| table.lines().skip(1));
-        for line in lines {
-            let words: Vec<&str> = line.split_whitespace().collect();
-            let [_, local, peer, state, _, _, _, _, _, inode, ..] = words[..] else {
-                continue;
-            };
-            let (Some(local), Some(peer)) = (address(local), address(peer)) else {
-                continue;
-            };
-            match (state, inode.parse()) {
-                (LISTEN, _) => {
-                    listening.insert(local.port());
+        let lines = tables.iter().flat_map(|table| table.lines());
+        for entry in lines.filter_map(Entry::parse) {
+            match entry.state {
+                LISTEN => {
+                    listening.insert(entry.ends.local.port());
                 }
                 // One without an inode belongs to no process any more, or to none yet.
-                (ESTABLISHED, Ok(inode)) if inode != 0 => {
-                    established.insert(inode, Connection::new(local, peer));
+                ESTABLISHED if entry.inode != 0 => {
+                    established.insert(entry.inode, entry.ends);
                 }
                 _ => {}
             }
@@ -77,12 +77,76 @@ impl Connections {
         established.retain(|_, connection| !listening.contains(&connection.local.port()));
         Self(established)
     }
+}
 
-    /// The inode of the socket with these ends.
-    #[must_use]
-    pub fn inode(&self, wanted: Connection) -> Option<u64> {
-        let found = self.0.iter().find(|(_, connection)| **connection == wanted);
-        found.map(|(inode, _)| *inode)
+/// One line of a table.
+struct Entry<'a> {
+    ends: Connection,
+    state: &'a str,
+    idle: bool,
+    inode: u64,
+}
+
+impl<'a> Entry<'a> {
+    /// None for the first line, and for what is none.
+    fn parse(line: &'a str) -> Option<Self> {
+        let mut words = line.split_whitespace().skip(1);
+        let (local, peer) = (address(words.next()?)?, address(words.next()?)?);
+        let (state, queues) = (words.next()?, words.next()?);
+        // Between them: timers, retransmissions, user, probes.
+        let inode = words.nth(4)?.parse().ok()?;
+        Some(Self {
+            ends: Connection::new(local, peer),
+            state,
+            idle: queues == IDLE,
+            inode,
+        })
+    }
+}
+
+/// A socket, as the kernel's table shows it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Found {
+    /// Its inode.
+    pub inode: u64,
+    /// Nothing that was sent is unacknowledged, and nothing that arrived is unread.
+    pub idle: bool,
+}
+
+/// The socket with these ends in the network namespace in which a process is, if it was made from inside it. Reads no further than to the socket.
+#[must_use]
+pub fn find(proc: &Path, tgid: u32, wanted: Connection) -> Option<Found> {
+    let net = proc.join(tgid.to_string()).join("net");
+    // A machine without IPv6 has no table of it.
+    let tables = TABLES
+        .iter()
+        .filter_map(|table| File::open(net.join(table)).ok());
+    tables
+        .map(BufReader::new)
+        .find_map(|table| search(table, wanted))
+}
+
+fn search(mut table: impl BufRead, wanted: Connection) -> Option<Found> {
+    let mut line = String::new();
+    loop {
+        line.clear();
+        if table.read_line(&mut line).ok()? == 0 {
+            return None;
+        }
+        let Some(entry) = Entry::parse(&line) else {
+            continue;
+        };
+        match entry.state {
+            // The kernel lists those that listen first (tcp_seq_start, net/ipv4/tcp_ipv4.c): this end was not made from here.
+            LISTEN if entry.ends.local.port() == wanted.local.port() => return None,
+            ESTABLISHED if entry.inode != 0 && entry.ends == wanted => {
+                return Some(Found {
+                    inode: entry.inode,
+                    idle: entry.idle,
+                });
+            }
+            _ => {}
+        }
     }
 }
 
@@ -146,6 +210,7 @@ fn address(text: &str) -> Option<SocketAddr> {
 #[cfg(test)]
 mod tests {
     use std::{
+        io::{self, Read as _, Write as _},
         net::{TcpListener, TcpStream},
         os::{fd::AsRawFd as _, unix::fs::symlink},
     };
@@ -189,10 +254,40 @@ nonsense
         ];
         let expected = expected.map(|(inode, local, peer)| (inode, connection(local, peer)));
         assert_eq!(connections, Connections(expected.into()));
+    }
+
+    /// What is read on is a failed test.
+    struct Beyond;
+
+    impl io::Read for Beyond {
+        fn read(&mut self, _: &mut [u8]) -> io::Result<usize> {
+            panic!("it reads on");
+        }
+    }
+
+    #[test]
+    #[cfg(target_endian = "little")]
+    fn finds_one_connection_and_reads_no_further() {
+        let found = |inode, idle| Some(Found { inode, idle });
         let wanted = connection("127.0.0.1:41922", "127.0.0.1:8080");
-        assert_eq!(connections.inode(wanted), Some(102));
         let other_end = connection("127.0.0.1:8080", "127.0.0.1:41922");
-        assert_eq!(connections.inode(other_end), None);
+        for (wanted, expected) in [(wanted, found(102, true)), (other_end, None)] {
+            let table = TCP.as_bytes().chain(BufReader::new(Beyond));
+            assert_eq!(search(table, wanted), expected);
+        }
+        let mapped = connection("10.0.2.15:50004", "10.1.1.1:80");
+        assert_eq!(search(TCP6.as_bytes(), mapped), found(105, true));
+        assert_eq!(search(TCP.as_bytes(), mapped), None);
+        // Nobody's, and over.
+        for local in ["10.0.2.15:50002", "10.0.2.15:50001"] {
+            let wanted = connection(local, "10.1.1.1:80");
+            assert_eq!(search(TCP.as_bytes(), wanted), None);
+        }
+        let queues = " 01 00000000:00000000 ";
+        for busy in [" 01 00000001:00000000 ", " 01 00000000:0000A000 "] {
+            let table = TCP.replace(queues, busy);
+            assert_eq!(search(table.as_bytes(), wanted), found(102, false));
+        }
     }
 
     #[test]
@@ -235,10 +330,15 @@ nonsense
             peer: address,
         };
         let own = std::process::id();
-        let inode = Connections::of(proc, own).inode(ends);
-        let inode = inode.expect("the connection is in the table");
+        let found = find(proc, own, ends).expect("the connection is in the table");
+        assert!(found.idle);
         let mut sockets = sockets(proc, own);
-        assert!(sockets.any(|socket| socket == (client.as_raw_fd(), inode)));
+        assert!(sockets.any(|socket| socket == (client.as_raw_fd(), found.inode)));
+        let (mut server, _) = listener.accept().expect("it was connected to");
+        server.write_all(b"unread").expect("it is connected");
+        client.peek(&mut [0]).expect("it arrives");
+        let found = find(proc, own, ends).expect("the connection is in the table");
+        assert!(!found.idle);
         let counted = count(proc, [own], |connection| *connection == ends);
         assert_eq!(counted, 1);
     }

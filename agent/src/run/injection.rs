@@ -12,7 +12,7 @@ use crate::{
     inject::{
         self,
         enrolment::{Enrolment, EnrolmentError},
-        older::{Older, Outcome},
+        older::{Noticed, Older, Outcome},
         watch::Watch,
     },
     kernel::{features::Features, offsets::Offsets},
@@ -70,6 +70,7 @@ pub(super) fn attach(
     Some(Injection {
         injector,
         watch: Some(Watch::new(config.proc_root.clone(), &config.faults)),
+        failed: false,
         on_report: config.faults.contains(&Fault::ProofOnReport),
         older: Older::new(config.inject_to.clone(), enrolment.is_some()),
         enrolment,
@@ -96,8 +97,10 @@ fn or_say_why<T>(result: Result<T, InjectError>) -> Option<T> {
 /// Headers are written, or were until a self-test failed.
 pub(super) struct Injection {
     injector: Injector,
-    /// None when it has failed.
+    /// None when it has failed, and at the end.
     watch: Option<Watch>,
+    /// A self-test has failed.
+    failed: bool,
     on_report: bool,
     older: Older,
     enrolment: Option<Enrolment>,
@@ -109,8 +112,10 @@ impl Injection {
         if let Event::Release(header) = event {
             self.injector.let_go(header.connection);
         }
-        if self.older.follow(event) {
-            counters.inject_older.increment();
+        match self.older.follow(event) {
+            None => {}
+            Some(Noticed::Asks) => counters.inject_older.increment(),
+            Some(Noticed::TurnedAway) => counters.inject_older_over_limit.increment(),
         }
     }
 
@@ -146,10 +151,16 @@ impl Injection {
                 counters.inject_proofs.increment();
                 debug!("self-test of header injection passed again");
             }
+            Some(Err(error)) if !error.is_proof() => {
+                counters.inject_proofs_not_made.increment();
+                warn!(
+                    reason = %error,
+                    "the self-test of header injection could not be repeated: headers are written as before, and it is tried again in an hour"
+                );
+            }
             Some(Err(error)) => {
-                self.watch = None;
-                self.enrolment = None;
-                let sockets = self.injector.stop();
+                self.failed = true;
+                let sockets = self.stop();
                 counters.inject_proofs_failed.increment();
                 warn!(
                     reason = %error, sockets,
@@ -168,15 +179,22 @@ impl Injection {
         }
     }
 
+    /// Ends what puts sockets in, and takes all of them out; gives how many.
+    fn stop(&mut self) -> u64 {
+        self.watch = None;
+        self.enrolment = None;
+        self.injector.stop()
+    }
+
     /// The agent ends: nothing is written any more of which no span would tell.
     pub(super) fn end(&mut self) {
-        let sockets = self.injector.stop();
+        let sockets = self.stop();
         debug!(sockets, "sockets were let go");
     }
 
     /// Whether no self-test has failed.
     pub(super) const fn holds(&self) -> bool {
-        self.watch.is_some()
+        !self.failed
     }
 
     /// Sockets that were taken out.

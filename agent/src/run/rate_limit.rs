@@ -76,11 +76,17 @@ impl RateLimit {
         sampling::threshold(level(shares, self.per_second as f64))
     }
 
+    /// How many were kept within the last second; where the last look before it is older, as many of those since then as come to one second.
     fn kept_within_a_second(&self, last: &Look) -> u64 {
         let begin_ns = last.time_ns.saturating_sub(SECOND_NS);
-        let mut looks = self.looks.iter();
-        let before = looks.find(|look| look.time_ns >= begin_ns);
-        last.kept.saturating_sub(before.map_or(0, |look| look.kept))
+        let mut newest_first = self.looks.iter().rev();
+        let before = newest_first.find(|look| look.time_ns <= begin_ns);
+        let Some(before) = before.or(self.looks.front()) else {
+            return 0;
+        };
+        let kept = u128::from(last.kept.saturating_sub(before.kept));
+        let elapsed_ns = last.time_ns.saturating_sub(before.time_ns).max(SECOND_NS);
+        (kept * u128::from(SECOND_NS) / u128::from(elapsed_ns)) as u64
     }
 }
 
@@ -199,6 +205,27 @@ mod tests {
         world.run(10, &[10]);
         let first = world.total(1, &[500]);
         assert!(first <= 2.0 * 100.0 + 50.0, "{first}");
+    }
+
+    /// Nobody looks for a while, in which ten thousand are kept each second.
+    #[test]
+    fn a_stall_hides_no_burst() {
+        for stall_ns in [SECOND_NS + 1, 3 * SECOND_NS, 30 * SECOND_NS] {
+            let mut world = World::new(100, &[1.0]);
+            world.run(10, &[10]);
+            let kept = world.kept as u64 + 10_000 * stall_ns / SECOND_NS;
+            let roots = vec![kept];
+            let threshold = world.limit.look(world.time_ns + stall_ns, roots, kept);
+            assert_eq!(threshold, sampling::NEVER, "after {stall_ns} ns");
+        }
+        // What is below the limit stays so, however long nobody looks.
+        let mut world = World::new(100, &[1.0]);
+        world.run(10, &[10]);
+        let kept = world.kept as u64 + 90 * 30;
+        let threshold = world
+            .limit
+            .look(world.time_ns + 30 * SECOND_NS, vec![kept], kept);
+        assert_eq!(threshold, 0);
     }
 
     #[test]

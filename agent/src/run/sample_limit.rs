@@ -19,7 +19,7 @@ pub(super) struct SampleLimit {
     /// What the sampler and the rules say by themselves.
     own: Vec<u64>,
     limit: Option<RateLimit>,
-    /// The least threshold now.
+    /// The least threshold that was written.
     least: u64,
 }
 
@@ -43,7 +43,7 @@ impl SampleLimit {
             own,
             least: 0,
         };
-        limit.write()?;
+        limit.write(0)?;
         Ok(limit)
     }
 
@@ -68,8 +68,10 @@ impl SampleLimit {
         if least == self.least {
             return Ok(());
         }
+        self.write(least)?;
+        // Not before: what could not be written is tried again at the next tick.
         self.least = least;
-        self.write()
+        Ok(())
     }
 
     /// Traces that began, where they are counted.
@@ -81,9 +83,9 @@ impl SampleLimit {
         roots.map_or(0, |roots| roots.iter().sum())
     }
 
-    fn write(&mut self) -> Result<(), MapError> {
+    fn write(&mut self, least: u64) -> Result<(), MapError> {
         for (rule, own) in (0..).zip(&self.own) {
-            self.thresholds.set(rule, self.least.max(*own))?;
+            self.thresholds.set(rule, least.max(*own))?;
         }
         Ok(())
     }

@@ -135,12 +135,16 @@ counters! {
     inject_older_enrolled;
     /// Those that could not be put there; the others were never idle when they were looked at, or nobody wants them there (`--inject-existing`).
     inject_older_refused;
-    /// Looks at one that was not idle.
+    /// Looks at one that was not idle, or for which the agent had no descriptor or memory left.
     inject_older_busy;
+    /// Connections older than the agent, towards such networks, that were not remembered because there were too many: they get no header.
+    inject_older_over_limit;
     /// Self-tests that were repeated while headers are written, and passed.
     inject_proofs;
     /// Those that failed: no header is written any more.
     inject_proofs_failed;
+    /// Those that could not be made: they say nothing, and are tried again an hour later.
+    inject_proofs_not_made;
     /// Processes examined.
     processes;
     /// Processes that were gone before they could be examined.

@@ -99,10 +99,17 @@ impl Flow {
     }
 }
 
-/// Bytes that a call moved which does not wait.
+/// Bytes that a call moved which does not wait; it comes again.
 fn if_any(result: io::Result<usize>) -> Result<usize, Failure> {
     match result {
-        Err(error) if error.kind() == io::ErrorKind::WouldBlock => Ok(0),
+        Err(error)
+            if matches!(
+                error.kind(),
+                io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted
+            ) =>
+        {
+            Ok(0)
+        }
         other => other.when(WHEN),
     }
 }

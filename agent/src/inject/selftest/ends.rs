@@ -13,7 +13,7 @@ use rustix::{
 };
 
 use super::{
-    Failure, Pair, When as _, pattern, receive, same,
+    Failure, Pair, When as _, pattern, receive, same, uninterrupted,
     waiting::{poller, wait},
 };
 use crate::probe::inject::Bench;
@@ -25,7 +25,8 @@ impl Pair {
         send_urgent(&mut self.server)?;
         wait(&poller, true, "an urgent byte arrived")?;
         let mut byte = [0];
-        rustix::net::recv(&self.client, &mut byte, RecvFlags::OOB).when("urgent receive")?;
+        uninterrupted(|| rustix::net::recv(&self.client, &mut byte, RecvFlags::OOB))
+            .when("urgent receive")?;
         same(&byte, b"!", "an urgent byte")?;
         receive(&mut self.client, b"beforeafter", "around an urgent byte")?;
         wait(&poller, false, "the urgent byte was read")?;
@@ -76,6 +77,6 @@ impl Pair {
 
 fn send_urgent(from: &mut TcpStream) -> Result<(), Failure> {
     from.write_all(b"before").when("send")?;
-    rustix::net::send(&*from, b"!", SendFlags::OOB).when("urgent send")?;
+    uninterrupted(|| rustix::net::send(&*from, b"!", SendFlags::OOB)).when("urgent send")?;
     from.write_all(b"after").when("send")
 }

@@ -10,7 +10,7 @@ use std::{
 
 use rustix::io::ioctl_fionread;
 
-use super::{Failure, PATIENCE, Pair, When as _, pattern, receive, same};
+use super::{Failure, PATIENCE, Pair, When as _, pattern, receive, same, uninterrupted};
 use crate::probe::inject::Bench;
 
 impl Pair {
@@ -44,7 +44,7 @@ impl Pair {
         self.server.write_all(&pattern(50)).when("send")?;
         self.expect_unread(50, "before a look")?;
         let mut looked = [0; 50];
-        let count = self.client.peek(&mut looked).when("MSG_PEEK")?;
+        let count = uninterrupted(|| self.client.peek(&mut looked)).when("MSG_PEEK")?;
         same(&looked[..count], &pattern(50), "a look at unread bytes")?;
         receive(&mut self.client, &pattern(50), "a read after a look")
     }

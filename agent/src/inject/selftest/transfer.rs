@@ -16,7 +16,7 @@ use rustix::{
     pipe::{PipeFlags, SpliceFlags},
 };
 
-use super::{Failure, PATIENCE, Pair, When as _, pattern, receive, same};
+use super::{Failure, PATIENCE, Pair, When as _, pattern, receive, same, spawn, uninterrupted};
 
 /// Bytes of the large transfers: the same block over and over.
 const LARGE: usize = BLOCKS * BLOCK;
@@ -36,7 +36,8 @@ impl Pair {
         let mut sent = 0;
         let mut received = Vec::new();
         while sent < content.len() {
-            let count = rustix::fs::sendfile(&self.client, &file, None, content.len() - sent)
+            let left = content.len() - sent;
+            let count = uninterrupted(|| rustix::fs::sendfile(&self.client, &file, None, left))
                 .when("sendfile")?;
             sent += count;
             let mut part = vec![0; count];
@@ -71,7 +72,8 @@ impl Pair {
             let left = content.len() - moved;
             let flags = SpliceFlags::empty();
             let count =
-                rustix::pipe::splice(&out, None, &self.client, None, left, flags).when("splice")?;
+                uninterrupted(|| rustix::pipe::splice(&out, None, &self.client, None, left, flags))
+                    .when("splice")?;
             let part = &content[moved..moved + count];
             receive(&mut self.server, part, "pages spliced into the socket")?;
             moved += count;
@@ -81,8 +83,10 @@ impl Pair {
         while received.len() < content.len() {
             let left = content.len() - received.len();
             let flags = SpliceFlags::empty();
-            let count = rustix::pipe::splice(&self.client, None, &into, None, left, flags)
-                .when("splice")?;
+            let count = uninterrupted(|| {
+                rustix::pipe::splice(&self.client, None, &into, None, left, flags)
+            })
+            .when("splice")?;
             let mut part = vec![0; count];
             if count == 0 {
                 break;
@@ -100,26 +104,31 @@ impl Pair {
         let mut sender = self.client.try_clone().when("dup")?;
         let mut back = self.server.try_clone().when("dup")?;
         thread::scope(|scope| {
-            let answering = scope.spawn(|| send_large(&mut back, &block));
-            let sending = scope.spawn(|| send_large(&mut sender, &block));
-            let reading = scope.spawn(|| {
+            let answering = spawn(scope, || send_large(&mut back, &block));
+            let sending = spawn(scope, || send_large(&mut sender, &block));
+            let reading = spawn(scope, || {
                 let mut expected = Repeated::new(&block);
                 let mut part = vec![0; 64 << 10];
                 while expected.at < LARGE {
-                    let count = server.read(&mut part).when("receive")?;
+                    let count = uninterrupted(|| server.read(&mut part)).when("receive")?;
                     expected.go_on(&part[..count])?;
                 }
                 expected.end()
             });
-            let by_count = self.read_by_count(&mut Repeated::new(&block));
-            if by_count.is_err() {
+            let threads: Result<Vec<_>, _> = [answering, sending, reading].into_iter().collect();
+            // Without one of them, what is missing says nothing.
+            let by_count = match &threads {
+                Ok(_) => self.read_by_count(&mut Repeated::new(&block)),
+                Err(_) => Ok(()),
+            };
+            if threads.is_err() || by_count.is_err() {
                 // Whoever still sends to it or waits for it is let off.
                 let _ = self.client.shutdown(Shutdown::Both);
             }
-            let joined = |thread: thread::ScopedJoinHandle<'_, Result<(), Failure>>| {
-                thread.join().unwrap_or(Err(Failure::GivenUp))
-            };
-            let others = [joined(answering), joined(sending), joined(reading)];
+            let others = threads?
+                .into_iter()
+                .map(|thread| thread.join().unwrap_or(Err(Failure::GivenUp)));
+            let others: Vec<_> = others.collect();
             by_count?;
             others.into_iter().collect()
         })

@@ -6,7 +6,7 @@ use std::{io::Write as _, net::TcpStream, os::fd::OwnedFd, time::Duration};
 
 use rustix::event::{Timespec, epoll};
 
-use super::{Failure, PATIENCE, Pair, When as _, pattern, receive};
+use super::{Failure, PATIENCE, Pair, When as _, pattern, receive, uninterrupted};
 
 impl Pair {
     /// Level-triggered: ready as long as bytes are unread. Edge-triggered: once for each arrival.
@@ -52,11 +52,10 @@ pub(super) fn wait(poller: &OwnedFd, due: bool, when: &'static str) -> Result<()
         tv_nsec: i64::from(timeout.subsec_nanos()),
     };
     let mut events = Vec::with_capacity(1);
-    epoll::wait(
-        poller,
-        rustix::buffer::spare_capacity(&mut events),
-        Some(&timeout),
-    )
+    uninterrupted(|| {
+        let space = rustix::buffer::spare_capacity(&mut events);
+        epoll::wait(poller, space, Some(&timeout))
+    })
     .when("epoll_wait")?;
     if events.is_empty() == due {
         return Err(Failure::Readiness { when });

@@ -12,7 +12,7 @@ use agent_common::{
     },
 };
 
-use super::{Failure, Pair, When as _, pattern, receive, same};
+use super::{Failure, Pair, When as _, pattern, receive, same, uninterrupted};
 use crate::probe::inject::Bench;
 
 impl Pair {
@@ -44,7 +44,7 @@ impl Pair {
             .chain([&message[400..]])
             .map(IoSlice::new)
             .collect();
-        let count = self.client.write_vectored(&parts).when("writev")?;
+        let count = uninterrupted(|| self.client.write_vectored(&parts)).when("writev")?;
         if count != message.len() {
             return Err(Failure::Bytes {
                 when: "a send of several buffers was cut",
@@ -98,7 +98,7 @@ impl Pair {
             .when("instruction")?;
         self.client.write_all(&message).when("send")?;
         let mut bytes = [0; 1000];
-        let count = self.server.read(&mut bytes).when("receive")?;
+        let count = uninterrupted(|| self.server.read(&mut bytes)).when("receive")?;
         self.client.set_nodelay(true).when("setsockopt")?;
         same(
             &bytes[..count],

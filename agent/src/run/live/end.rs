@@ -26,7 +26,9 @@ impl Agent {
         self.stood_in_last = self.kernel_counters.one(Counter::ProgramsStoodIn).ok();
         self.attached.detach();
         self.drain(&mut reader);
-        self.tick(clock::monotonic_ns(), outputs);
+        let now_ns = clock::monotonic_ns();
+        self.guard(now_ns);
+        self.tick(now_ns, outputs);
         self.publish(outputs, reader.largest_batch_bytes());
     }
 

@@ -6,14 +6,15 @@
 mod end;
 mod records;
 mod setup;
+mod ticks;
 
 use std::{path::Path, sync::Arc, time::Duration};
 
 use agent_common::abi::{Counter, LiveRequest};
 use tracing::warn;
 
-use self::setup::Ready;
 pub(super) use self::setup::{parser_config, seed_of};
+use self::{setup::Ready, ticks::Ticks};
 use super::{
     RunError,
     event_loops::EventLoops,
@@ -115,7 +116,7 @@ impl Agent {
     /// The main loop.
     fn trace(&mut self, mut reader: Reader, outputs: &mut Outputs, signals: &Signals, slow: bool) {
         let mut spans = Vec::new();
-        let mut next_tick_ns = 0;
+        let mut ticks = Ticks::default();
         while !signals.must_stop() {
             if slow {
                 std::thread::sleep(SLOW);
@@ -130,8 +131,11 @@ impl Agent {
                 self.inner.push(&Input::Clock(pair));
             }
             let drained = reader.drain(|record| self.inner.record(record));
-            if now_ns >= next_tick_ns && drained.emptied {
-                next_tick_ns = now_ns + TICK.as_nanos() as u64;
+            let due = ticks.due(now_ns, drained.emptied);
+            if due.guard {
+                self.guard(now_ns);
+            }
+            if due.pipeline {
                 self.tick(now_ns, outputs);
                 if now_ns.saturating_sub(self.published_ns) >= PUBLISH_NS {
                     self.published_ns = now_ns;
@@ -163,12 +167,16 @@ impl Agent {
         self.ask_positions();
         self.inner.table.expire(now_ns);
         self.inner.look_at_event_loops(now_ns);
-        self.limit_samples(now_ns);
         self.sweep.tick(now_ns, &self.inner.counters);
+        outputs.tick(now_ns);
+    }
+
+    /// What keeps the agent from doing too much: also due while records come faster than they are read.
+    fn guard(&mut self, now_ns: u64) {
+        self.limit_samples(now_ns);
         if let Some(injection) = &mut self.inner.injection {
             injection.tick(now_ns, &self.inner.counters);
         }
-        outputs.tick(now_ns);
     }
 
     fn limit_samples(&mut self, now_ns: u64) {
