@@ -209,18 +209,19 @@ impl Older {
         None
     }
 
-    /// What became of the one under way.
-    pub fn tried(&mut self, outcome: Outcome, now_ns: u64) {
-        let Some(connection) = self.trying.take() else {
-            return;
-        };
+    /// What became of the one under way. One that was put in, and ended or turned out to be no HTTP meanwhile, is to be taken out again.
+    pub fn tried(&mut self, outcome: Outcome, now_ns: u64) -> Option<u64> {
+        let connection = self.trying.take()?;
         if outcome != Outcome::Busy {
-            self.forget(connection);
-        } else if let Some(known) = self.known.get_mut(&connection) {
+            let is_known = self.known.remove(&connection).is_some();
+            return (outcome == Outcome::Enrolled && !is_known).then_some(connection);
+        }
+        if let Some(known) = self.known.get_mut(&connection) {
             let (_, wait_ns) = known.due;
             known.due = (now_ns + wait_ns, LAST_WAIT_NS.min(2 * wait_ns));
             self.waiting.push_back(connection);
         }
+        None
     }
 }
 
@@ -295,20 +296,35 @@ mod tests {
         }
         assert_eq!(name(older.next(NOW_NS)), Some(1));
         assert_eq!(older.next(NOW_NS), None, "one is under way");
-        older.tried(Outcome::Busy, NOW_NS);
+        assert_eq!(older.tried(Outcome::Busy, NOW_NS), None);
         assert_eq!(name(older.next(NOW_NS)), Some(2));
-        older.tried(Outcome::Enrolled, NOW_NS);
+        assert_eq!(older.tried(Outcome::Enrolled, NOW_NS), None);
         assert_eq!(older.next(NOW_NS + FIRST_WAIT_NS - 1), None);
         assert_eq!(name(older.next(NOW_NS + FIRST_WAIT_NS)), Some(1));
         let mut now_ns = NOW_NS + FIRST_WAIT_NS;
         for _ in 0..20 {
-            older.tried(Outcome::Busy, now_ns);
+            assert_eq!(older.tried(Outcome::Busy, now_ns), None);
             now_ns += LAST_WAIT_NS;
             assert_eq!(name(older.next(now_ns)), Some(1));
         }
-        older.tried(Outcome::Refused, now_ns);
+        assert_eq!(older.tried(Outcome::Refused, now_ns), None);
         assert_eq!(older.next(now_ns + LAST_WAIT_NS), None);
         assert!(older.known.is_empty());
+    }
+
+    #[test]
+    fn is_taken_out_again_when_it_ended_meanwhile() {
+        for (outcome, unwanted) in [(Outcome::Enrolled, Some(1)), (Outcome::Refused, None)] {
+            let mut older = older();
+            let mut socket = Socket::open(1, Role::Unknown);
+            request(&mut socket);
+            socket.receive(b"HTTP/1.1 204 No Content\r\n\r\n");
+            follow(&mut older, &mut socket);
+            assert_eq!(name(older.next(NOW_NS)), Some(1));
+            socket.close(0);
+            follow(&mut older, &mut socket);
+            assert_eq!(older.tried(outcome, NOW_NS), unwanted);
+        }
     }
 
     #[test]

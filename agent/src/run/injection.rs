@@ -130,7 +130,9 @@ impl Injection {
                 Outcome::Refused => counters.inject_older_refused.increment(),
                 Outcome::Busy => counters.inject_older_busy.increment(),
             }
-            self.older.tried(outcome, now_ns);
+            if let Some(unwanted) = self.older.tried(outcome, now_ns) {
+                self.injector.let_go(unwanted);
+            }
         }
         match self.older.next(now_ns) {
             Some(candidate) => enrolment.ask(candidate),
