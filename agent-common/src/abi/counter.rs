@@ -125,10 +125,15 @@ counters! {
     PropagatorMalformed = 50, "propagator_malformed";
     /// `tracestate` lines written beside a `traceparent`.
     InjectStates = 51, "inject_states";
-    /// Requests whose `tracestate` is not carried on: malformed, longer than 256 bytes, in several lines, cut, or beyond what is kept at one time.
+    /// Requests whose `tracestate` is not carried on: malformed, longer than 256 bytes, in several lines, or cut.
     InjectStatesDropped = 52, "inject_states_dropped";
     /// Sends and receives whose program found nothing to go on with: seen by nobody.
     BodiesMissing = 53, "bodies_missing";
+    /// Requests whose `tracestate` is not carried on because `STATES` was full.
+    InjectStatesFull = 54, "inject_states_full";
+    /// Requests that got no `tracestate` though their context has one: they have one of their own, their send carries that of another request, or
+    /// it was replaced before it was written.
+    InjectStatesWithheld = 55, "inject_states_withheld";
 }
 
 impl Counter {

@@ -4,6 +4,7 @@
 
 mod ends;
 mod reading;
+mod state;
 mod transfer;
 mod waiting;
 mod writing;
@@ -123,6 +124,7 @@ pub fn run(bench: &mut Bench, own: u32) -> Result<(), Failure> {
         pair.sendfile()?;
         pair.transfers()?;
         pair.insertions(bench, thread)?;
+        pair.states(bench, thread)?;
         pair.one_piece(bench, thread)?;
         pair.rewriting(bench, thread)?;
         pair.large_transfer()?;
