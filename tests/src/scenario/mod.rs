@@ -128,6 +128,7 @@ pub(crate) fn all() -> impl Iterator<Item = &'static Scenario> {
         propagators::SCENARIOS,
         inject::SCENARIOS,
         inject::limits::SCENARIOS,
+        inject::state::SCENARIOS,
         causality::SCENARIOS,
         causality_files::SCENARIOS,
         causality_unseen::SCENARIOS,

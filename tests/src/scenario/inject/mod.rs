@@ -6,6 +6,7 @@ mod clients;
 mod hosts;
 pub(super) mod limits;
 mod queue;
+pub(super) mod state;
 mod wire;
 
 use std::{
