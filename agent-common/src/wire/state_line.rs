@@ -34,7 +34,7 @@ pub fn compose<B: Bytes>(bytes: &B, at: u64, length: u64, text: &mut [u64; WORDS
         let end = bytes.bound(end);
         let word = match index {
             0 => u64::from_le_bytes(*b"tracesta"),
-            1 => bytes.word(at) << 32 | u32::from_le_bytes(*b"te: ") as u64,
+            1 => bytes.word(at) << 32 | u64::from(u32::from_le_bytes(*b"te: ")),
             _ => bytes.word(at + (start - NAME)),
         };
         *slot = if end >= start + 8 {
