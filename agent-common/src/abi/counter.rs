@@ -133,6 +133,14 @@ counters! {
     RulesFull = 54, "rules_full";
     /// Traces that began here and are kept; counted only where their rate is limited.
     RootsSampled = 55, "roots_sampled";
+    /// Requests of traces that are not sampled, of which user space hears nothing: neither of them nor of their responses.
+    RequestsHidden = 56, "requests_hidden";
+    /// Of those, the ones that failed: by the status of their response, or because the connection ended without one.
+    RequestsHiddenFailed = 57, "requests_hidden_failed";
+    /// Bytes of hidden messages.
+    HiddenBytes = 58, "hidden_bytes";
+    /// Connections on which hidden messages could not be told from others any more, so that their bytes are a gap.
+    HidingLost = 59, "hiding_lost";
 }
 
 impl Counter {

@@ -100,6 +100,7 @@ fn follow(level: u32, work: *mut Work, socket: &mut Socket) -> u32 {
         // The last bytes decide from here on.
         count(Counter::ChunkFramingLost);
         stream.phase = Phase::ChunkedLost as u8;
+        stream.lost = 1;
         return DONE;
     }
     if result != Step::End as u32 {
@@ -117,7 +118,7 @@ fn follow(level: u32, work: *mut Work, socket: &mut Socket) -> u32 {
     }
     // Bytes that are shipped tell it themselves.
     let begins_here = stream.message_start >= work.position;
-    if !begins_here || work.cursor > work.shipped || work.chunks.told != 0 {
+    if work.hidden == 0 && (!begins_here || work.cursor > work.shipped || work.chunks.told != 0) {
         work.chunks.told = 1;
         if !emit::message_end(work, stream.message_start) {
             work.untold = 1;

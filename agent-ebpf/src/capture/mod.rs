@@ -10,6 +10,7 @@ mod block;
 mod carried;
 mod chunks;
 mod head;
+mod hide;
 mod lines;
 mod ship;
 mod step;
@@ -24,13 +25,14 @@ use agent_common::{
     },
 };
 
-pub(crate) use self::{block::begins_response, head::settle};
+pub(crate) use self::{block::begins_response, head::settle, hide::count_hidden};
 use self::{
     block::{keep_tail, place},
     chunks::ut_chunks,
     head::{finish_request, ut_complete},
+    hide::{ut_cut, ut_note_hidden, ut_stop_at_hidden},
     ship::{finish_block, ut_snapshot},
-    step::{CHUNKS, COMPLETE, DONE, FRESH, ut_step},
+    step::{CHUNKS, COMPLETE, CUT, DONE, FRESH, MORE, ut_step},
 };
 use crate::{
     conn::{self, Socket, flags, ut_first_seen},
@@ -83,6 +85,9 @@ pub extern "C" fn ut_segment(level: u32) -> u32 {
         }
     };
     observe(work, socket);
+    if global!(HIDE_UNSAMPLED) != 0 && socket.hides != 0 {
+        ut_stop_at_hidden(level);
+    }
     if socket.policy == PolicyKind::Ignore as u8 {
         return 0;
     }
@@ -96,6 +101,11 @@ pub extern "C" fn ut_segment(level: u32) -> u32 {
     work.wants_snapshot = 0;
     follow(level, work, turn);
     socket.dropped = work.dropped;
+    let [received, sent] = &socket.streams;
+    let lost = u32::from(received.lost | sent.lost);
+    if global!(HIDE_UNSAMPLED) != 0 && socket.hides | lost | work.hid | work.hiding_told != 0 {
+        ut_note_hidden(level);
+    }
     let direction = (work.direction & 1) as usize;
     let phase = socket.streams[direction].phase;
     if phase == Phase::ChunkedLost as u8 || phase == Phase::Turn as u8 || work.untold != 0 {
@@ -150,6 +160,14 @@ fn observe(work: &mut Work, socket: &mut Socket) {
     if receive || counts_asked {
         own.state.position = own.state.position.wrapping_add(length);
     }
+    work.hidden = 0;
+    work.hid = 0;
+    work.hiding_told = 0;
+    work.hiding_lost = if socket.hiding_lost == socket.hiding_told {
+        0
+    } else {
+        socket.hiding_lost
+    };
 }
 
 /// The loop over the messages of a segment.
@@ -173,6 +191,10 @@ fn follow(level: u32, work: *mut Work, turn: bool) {
     work.turned = work.turn;
     work.value_at = GONE;
     work.releases = 0;
+    work.told_length = work.length;
+    work.told = 0;
+    work.mute = 0;
+    work.cut = 0;
     for _ in 0..STEPS {
         // Called from here and not from within the step: the kernel adds up the stacks of all nested calls.
         let mut result = ut_step(level);
@@ -184,6 +206,13 @@ fn follow(level: u32, work: *mut Work, turn: bool) {
                     ut_keep_state(level);
                 }
             }
+            if global!(HIDE_UNSAMPLED) != 0 && work.cut != 0 {
+                ut_cut(level);
+            }
+        }
+        if result == CUT {
+            ut_cut(level);
+            result = MORE;
         }
         if result == CHUNKS {
             result = ut_chunks(level);

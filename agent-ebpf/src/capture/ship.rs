@@ -103,6 +103,9 @@ pub(super) fn finish_block(level: u32, work: *mut Work) {
     let mut continued = work.record_flags & segment_flags::CONTINUED;
     if work.ship != 0 || work.record_flags & segment_flags::POLICY_LIMIT != 0 {
         ut_emit_segment(level);
+        if work.told_length == work.length {
+            work.told = 1;
+        }
         work.shipped = work.block_offset.wrapping_add(work.ship);
         continued = segment_flags::CONTINUED;
     }

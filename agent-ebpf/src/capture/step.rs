@@ -14,6 +14,7 @@ use agent_common::{
 use super::{
     block::ut_read_block,
     carried::ut_carried,
+    hide::ut_mute,
     lines::{outcome, ut_find_lines, ut_judge, ut_traceparent},
     ship::{BEHIND_HEAD, DETECT, finish_block, ship_again, unknown, want_snapshot},
     unfinished::{drop_saved, keep_carry, restore, save},
@@ -42,6 +43,9 @@ pub(super) const COMPLETE: u32 = 2;
 /// What follows is in a chunked body.
 pub(super) const CHUNKS: u32 = 3;
 
+/// A message begins that user space is not told of.
+pub(super) const CUT: u32 = 4;
+
 /// Values of [`Work::continued`].
 pub(super) const FRESH: u32 = 0;
 
@@ -67,7 +71,7 @@ enum Step {
     Unknown,
 }
 
-/// Deals with one message, or one block of one. Returns [`DONE`], [`MORE`], [`COMPLETE`] or [`CHUNKS`].
+/// Deals with one message, or one block of one. Returns [`DONE`], [`MORE`], [`COMPLETE`], [`CHUNKS`] or [`CUT`].
 ///
 /// A global function: the verifier checks it once.
 #[unsafe(no_mangle)]
@@ -96,7 +100,9 @@ fn step(level: u32, scratch: *mut Scratch, socket: &mut Socket) -> u32 {
         Step::Chunks => return CHUNKS,
         Step::Again(length) => {
             let work = &mut scratch.work;
-            ship_again(level, work, length);
+            if work.hidden == 0 {
+                ship_again(level, work, length);
+            }
             let behind = work.cursor.wrapping_add(length);
             if conn::follows(&socket.chunks, direction) && behind < work.length {
                 work.cursor = behind;
@@ -119,11 +125,19 @@ fn step(level: u32, scratch: *mut Scratch, socket: &mut Socket) -> u32 {
             work.head = Head::default();
             work.kept.length = 0;
             work.message_start = work.position.wrapping_add(u64::from(work.cursor));
+            if work.repeated != 0 {
+                work.mute = work.hidden;
+            } else if global!(HIDE_UNSAMPLED) != 0 && socket.hides != 0 && ut_mute(level) != 0 {
+                return CUT;
+            }
         }
         Step::Continue => {
             if scratch.work.continued == FRESH && !restore(scratch, socket, direction) {
                 lose(&mut socket.streams[direction]);
                 return DONE;
+            }
+            if scratch.work.continued == RESTORED {
+                scratch.work.mute = scratch.work.hidden;
             }
         }
     }
@@ -220,6 +234,7 @@ fn next(work: &mut Work, socket: &mut Socket) -> Step {
 pub(super) fn lose(stream: &mut Stream) {
     stream.phase = Phase::Turn as u8;
     stream.tries = 0;
+    stream.lost = 1;
 }
 
 /// Loads the next block where it is needed, scans it, and acts on the outcome. False when the segment is dealt with.
@@ -261,9 +276,8 @@ fn scan_step(level: u32, scratch: *mut Scratch, socket: &mut Socket, direction: 
     let block_end = work.block_offset.wrapping_add(work.block_length);
     match result {
         outcome::MORE => {
-            work.ship = work.block_length;
+            work.ship = if work.mute == 0 { work.block_length } else { 0 };
             work.cursor = block_end;
-
             if work.head.length > HEAD_LIMIT || work.unreadable != 0 {
                 count(Counter::HeadsUnseen);
                 lose(stream);
@@ -292,6 +306,9 @@ fn scan_step(level: u32, scratch: *mut Scratch, socket: &mut Socket, direction: 
             } else {
                 ship
             };
+            if work.mute != 0 {
+                work.ship = 0;
+            }
             if work.continued != FRESH {
                 drop_saved(work, stream, direction);
                 work.continued = FRESH;
@@ -315,6 +332,7 @@ fn scan_step(level: u32, scratch: *mut Scratch, socket: &mut Socket, direction: 
 #[inline(always)]
 fn refuse(work: &mut Work, socket: &mut Socket, direction: usize) {
     work.record_flags &= !segment_flags::MESSAGE_START;
+    socket.streams[direction].lost = 1;
     if socket.streams[direction].phase == Phase::ChunkedLost as u8 {
         work.ship = 0;
         return;

@@ -94,6 +94,10 @@ pub(crate) fn stage<'a>(scratch: &'a mut Scratch, origin: Origin, role: Role) ->
     socket.origin = origin as u8;
     socket.last_direction = 2;
     socket.limit = 0;
+    socket.hides = 0;
+    socket.hiding_lost = 0;
+    socket.hiding_told = 0;
+    socket.hidden_counted = 0;
     socket.inserted = 0;
     socket.planned = 0;
     socket.handover_position = 0;
@@ -302,6 +306,10 @@ pub(crate) fn tell_close(sk: u64, socket: &mut Socket, reason: CloseReason) {
     if socket.flags & (flags::OPENED | flags::CLOSE_TOLD) != flags::OPENED {
         return;
     }
+    if global!(HIDE_UNSAMPLED) != 0 && socket.hides != 0 && socket.hidden_counted == 0 {
+        socket.hidden_counted = 1;
+        crate::capture::count_hidden(socket);
+    }
     let error = sock::error(sk);
     let reason = if error != 0 && matches!(reason, CloseReason::Closed) {
         CloseReason::Error
@@ -310,8 +318,8 @@ pub(crate) fn tell_close(sk: u64, socket: &mut Socket, reason: CloseReason) {
     };
     let written = emit::record(&Close {
         header: emit::header(Kind::Close, size_of::<Close>(), now(), socket.connection),
-        sent: emit::state(&state_of(&socket.streams[Direction::Send as usize])),
-        received: emit::state(&state_of(&socket.streams[Direction::Receive as usize])),
+        sent: emit::state(&told_state_of(socket, Direction::Send)),
+        received: emit::state(&told_state_of(socket, Direction::Receive)),
         closed_ns: socket.closed_ns,
         error,
         dropped: socket.dropped,
@@ -360,6 +368,34 @@ pub(crate) fn state_of(stream: &Stream) -> State {
         state.tail[1] & known | followed,
     ];
     state
+}
+
+/// The same, as user space is told it: of hidden messages nothing is said.
+#[inline(always)]
+pub(crate) fn told_state_of(socket: &Socket, direction: Direction) -> State {
+    let stream = &socket.streams[direction as usize];
+    let mut state = state_of(stream);
+    if global!(HIDE_UNSAMPLED) != 0 && socket.hides != 0 {
+        stop_at_hidden(&mut state, stream);
+    }
+    state
+}
+
+/// Takes back to the first hidden message what a direction has seen.
+#[inline(always)]
+pub(crate) fn stop_at_hidden(state: &mut State, stream: &Stream) {
+    if stream.hidden == 0 {
+        return;
+    }
+    if state.position > stream.hidden_from {
+        state.position = stream.hidden_from;
+    }
+    state.last_time_ns = stream.hidden_time_ns;
+    state.tail = if stream.tail_end == state.position {
+        stream.state.tail
+    } else {
+        [0; 2]
+    };
 }
 
 /// Brings both positions up to the sequence numbers.

@@ -42,10 +42,8 @@ fn answer(index: u32) -> bool {
             conn::unwrap(socket, sk, sock::write_seq(sk), sock::copied_seq(sk));
         }
         capture::settle(sk, socket);
-        request.sent = emit::state(&conn::state_of(&socket.streams[Direction::Send as usize]));
-        request.received = emit::state(&conn::state_of(
-            &socket.streams[Direction::Receive as usize],
-        ));
+        request.sent = emit::state(&conn::told_state_of(socket, Direction::Send));
+        request.received = emit::state(&conn::told_state_of(socket, Direction::Receive));
         request.found = 1;
         context::expire(sk, socket, conn::now());
     }

@@ -80,6 +80,8 @@ faults! {
     InjectStale = "inject-stale";
     /// `RULES` has room for one process.
     RulesFull = "rules-full";
+    /// Messages of unsampled traces are shipped like others.
+    NothingHidden = "nothing-hidden";
     /// `INJECTIONS` has room for one connection.
     InjectionsFull = "injections-full";
     /// The sockhash has room for one connection.

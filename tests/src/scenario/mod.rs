@@ -34,6 +34,7 @@ mod propagators;
 mod record;
 mod safety;
 mod sampling;
+mod sampling_hidden;
 mod tls;
 mod translation;
 
@@ -128,6 +129,7 @@ pub(crate) fn all() -> impl Iterator<Item = &'static Scenario> {
         translation::SCENARIOS,
         propagators::SCENARIOS,
         sampling::SCENARIOS,
+        sampling_hidden::SCENARIOS,
         inject::SCENARIOS,
         inject::limits::SCENARIOS,
         causality::SCENARIOS,

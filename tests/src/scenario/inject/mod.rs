@@ -6,6 +6,7 @@ mod clients;
 mod hosts;
 pub(super) mod limits;
 mod queue;
+mod unsampled;
 mod wire;
 
 use std::{
@@ -30,6 +31,7 @@ pub(super) const SCENARIOS: &[Scenario] = &[
         exact_bytes(context, &[])
     }),
     Scenario::core("context_header_between_hosts", hosts::between_hosts),
+    Scenario::full("context_header_of_unsampled", unsampled::flags),
     Scenario::full("safety_header_of_real_clients", clients::real_clients),
     Scenario::full("safety_header_narrow_send_queue", queue::narrow_send_queue),
     Scenario::full("safety_header_refused_by_self_test", |context| {
