@@ -44,6 +44,8 @@ pub(super) struct Figures {
     pub(super) empty: Option<Median>,
     /// Requests a second with the agent over those without.
     pub(super) ratio: Option<Median>,
+    /// Instructions that the agent adds where no trace is kept.
+    pub(super) unsampled: Option<Median>,
     /// Figures of the agent, when it was measured.
     pub(super) agent: Option<AgentFigures>,
 }
@@ -103,7 +105,13 @@ impl Figures {
                 .filter(|segment| segment.service == service && segment.setting == setting)
                 .collect()
         };
-        let [bare, empty, agent] = [Setting::Bare, Setting::Empty, Setting::Agent].map(of_setting);
+        let [bare, empty, agent, unsampled] = [
+            Setting::Bare,
+            Setting::Empty,
+            Setting::Agent,
+            Setting::Unsampled,
+        ]
+        .map(of_setting);
         let added = |with: &[&Segment]| {
             Median::of(
                 with.iter()
@@ -120,6 +128,7 @@ impl Figures {
             bare: Median::of(bare.iter().map(|segment| segment.cost())),
             empty: added(&empty),
             ratio: Median::of(ratio),
+            unsampled: added(&unsampled),
             agent: None,
         };
         if agent.is_empty() {
@@ -294,6 +303,7 @@ mod tests {
             line("bare", 40_000, "", ""),
             line("empty", 41_000, "", ""),
             line("agent", 50_000, "", &agent),
+            line("unsampled", 41_500, "", &agent),
         ];
         segments::parse(&lines.join("\n")).expect("the lines are well formed")
     }
@@ -327,6 +337,7 @@ mod tests {
                 spread: 2_000.0
             }
         );
+        assert_eq!(figures.unsampled.map(|added| added.value), Some(2_000.0));
         assert_eq!(agent.in_agent.value, 3_000.0);
         assert_eq!(
             (agent.runs, agent.data_runs, agent.records),
