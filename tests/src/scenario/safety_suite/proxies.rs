@@ -1,6 +1,6 @@
 //! Proxies whose upstream requests get headers: answers from one byte to 50 MB come through whole, and the origin gets what it got before.
 
-use std::fmt::Write as _;
+use std::{fmt::Write as _, fs, process::Command};
 
 use anyhow::{Result, ensure};
 
@@ -9,6 +9,7 @@ use crate::harness::{
     Context,
     http::{Connection, head_of},
     origin::{Reads, Recorder, answer, checksum, pattern},
+    process::Program,
     service,
 };
 
@@ -58,6 +59,40 @@ pub(super) fn nginx(context: &mut Context, size: Size) -> Result<()> {
                 _ => LARGE,
             };
             ask(front, largest, &mut run.told)?;
+            drop(proxy);
+            run.add(origin.ended()?);
+        }
+        Ok(run)
+    })
+}
+
+/// haproxy, with upstream connections that are kept and that are not, with and without splice.
+pub(super) fn haproxy(context: &mut Context) -> Result<()> {
+    let program = service::program("haproxy")?;
+    let origin = Recorder::origin(context, Reads::Any)?;
+    let front = context.port();
+    let template = fs::read_to_string(service::workloads().join("haproxy.cfg"))?;
+    let start = |reuse: &str, splice: &str| -> Result<Program> {
+        let text = template
+            .replace("@REUSE@", reuse)
+            .replace("@SPLICE@", splice)
+            .replace("@PORT@", &front.to_string())
+            .replace("@BACKEND@", &origin.port().to_string());
+        let file = context.folder().join("haproxy.cfg");
+        fs::write(&file, text)?;
+        let mut command = Command::new(&program);
+        command.arg("-db").arg("-f").arg(&file);
+        service::start(context, "haproxy", &mut command, front)
+    };
+    same_with_and_without(context, origin.port(), || {
+        let mut run = Run::default();
+        for (reuse, splice) in [
+            ("http-keep-alive", ""),
+            ("http-server-close", ""),
+            ("http-keep-alive", "option splice-response"),
+        ] {
+            let proxy = start(reuse, splice)?;
+            ask(front, LARGE, &mut run.told)?;
             drop(proxy);
             run.add(origin.ended()?);
         }
