@@ -14,8 +14,8 @@ use super::{Failure, PATIENCE, Pair, When as _, pattern};
 /// Connections.
 const PAIRS: usize = 64;
 
-/// Bytes that pass each of them in either direction: more than the buffers of both ends hold at first.
-const EACH: usize = 160 << 10;
+/// Bytes that pass each of them in either direction.
+const EACH: usize = 64 << 10;
 
 /// Each connection's bytes begin so much later in the pattern.
 const STEP: usize = 977;

@@ -21,6 +21,7 @@ use std::{
 
 use aya::maps::MapError;
 
+use self::transfer::{FEW, TEN_MEGABYTES};
 use crate::{kernel::features::own_thread, probe::inject::Bench};
 
 /// How long a proof waits for bytes that are on their way.
@@ -126,8 +127,10 @@ pub struct Passed {
 /// The first proof that failed.
 pub fn run(bench: &mut Bench, proc: &Path) -> Result<Passed, Failure> {
     let start = Instant::now();
+    let mut blocks = TEN_MEGABYTES;
     for listener in loopback() {
-        prove(bench, &listener, proc)?;
+        prove(bench, &listener, proc, blocks)?;
+        blocks = FEW;
     }
     // On a thread of its own, which takes its namespaces with it.
     let apart = thread::scope(|scope| scope.spawn(|| prove_apart(bench, proc)).join());
@@ -145,7 +148,8 @@ pub fn run(bench: &mut Bench, proc: &Path) -> Result<Passed, Failure> {
 pub fn repeat(bench: &mut Bench, proc: &Path) -> Result<(), Failure> {
     let listener = loopback().next();
     let listener = listener.ok_or(io::Error::from(io::ErrorKind::AddrNotAvailable));
-    one_pair(bench, &listener.when("listening on loopback")?, proc)
+    let listener = listener.when("listening on loopback")?;
+    one_pair(bench, &listener, proc, TEN_MEGABYTES)
 }
 
 /// A listener for each family that the machine has: one without IPv6 has nothing to prove there.
@@ -164,7 +168,7 @@ fn prove_apart(bench: &mut Bench, proc: &Path) -> Result<Option<String>, Failure
     match veth::listeners(proc) {
         Ok(listeners) => {
             for listener in listeners {
-                prove(bench, &listener, proc)?;
+                prove(bench, &listener, proc, FEW)?;
             }
             Ok(None)
         }
@@ -172,14 +176,24 @@ fn prove_apart(bench: &mut Bench, proc: &Path) -> Result<Option<String>, Failure
     }
 }
 
-fn prove(bench: &mut Bench, listener: &TcpListener, proc: &Path) -> Result<(), Failure> {
-    one_pair(bench, listener, proc)?;
+fn prove(
+    bench: &mut Bench,
+    listener: &TcpListener,
+    proc: &Path,
+    blocks: usize,
+) -> Result<(), Failure> {
+    one_pair(bench, listener, proc, blocks)?;
     crowd::crowd(listener, |number, client| {
         bench.enrol(ONE + 1 + number, client).when("enrolment")
     })
 }
 
-fn one_pair(bench: &mut Bench, listener: &TcpListener, proc: &Path) -> Result<(), Failure> {
+fn one_pair(
+    bench: &mut Bench,
+    listener: &TcpListener,
+    proc: &Path,
+    blocks: usize,
+) -> Result<(), Failure> {
     // Where the kernel knows it by another name, what is written is not what was asked, and the proof fails.
     let thread = own_thread(proc).unwrap_or_default();
     let mut pair = Pair::connect(listener)?;
@@ -194,7 +208,7 @@ fn one_pair(bench: &mut Bench, listener: &TcpListener, proc: &Path) -> Result<()
     pair.insertions(bench, thread)?;
     pair.one_piece(bench, thread)?;
     pair.rewriting(bench, thread)?;
-    pair.large_transfer()?;
+    pair.large_transfer(blocks)?;
     pair.let_go(bench, ONE)?;
     let mut pair = Pair::connect(listener)?;
     bench.enrol(ONE, &pair.client).when("enrolment")?;
@@ -257,7 +271,7 @@ mod tests {
             pair.sendfile().expect("it sends a file");
             pair.splice().expect("it moves pages");
             pair.transfers().expect("it sends");
-            pair.large_transfer().expect("it sends much");
+            pair.large_transfer(FEW).expect("it sends much");
             pair.half_close().expect("it closes by halves");
             crowd::crowd(&listener, |_, _| Ok(())).expect("many send at once");
         }

@@ -18,10 +18,12 @@ use rustix::{
 
 use super::{Failure, PATIENCE, Pair, When as _, pattern, receive, same};
 
-/// Bytes of the large transfers: the same block over and over.
-const LARGE: usize = BLOCKS * BLOCK;
-const BLOCKS: usize = 40;
+/// What a large transfer consists of, over and over, bytes.
 const BLOCK: usize = (256 << 10) + 1;
+
+/// Blocks of a transfer of 10 MB, and of one on a machine of which one was proven.
+pub(super) const TEN_MEGABYTES: usize = 40;
+pub(super) const FEW: usize = 6;
 
 const WHEN: &str = "a large transfer";
 
@@ -93,25 +95,25 @@ impl Pair {
         same(&received, &content, "pages spliced out of the socket")
     }
 
-    /// Both directions at once; the reader that is enrolled sizes its reads by FIONREAD.
-    pub(super) fn large_transfer(&mut self) -> Result<(), Failure> {
+    /// Both directions at once, so many blocks towards the reader that is enrolled, which sizes its reads by FIONREAD.
+    pub(super) fn large_transfer(&mut self, blocks: usize) -> Result<(), Failure> {
         let block = pattern(BLOCK);
         let mut server = self.server.try_clone().when("dup")?;
         let mut sender = self.client.try_clone().when("dup")?;
         let mut back = self.server.try_clone().when("dup")?;
         thread::scope(|scope| {
-            let answering = scope.spawn(|| send_large(&mut back, &block));
-            let sending = scope.spawn(|| send_large(&mut sender, &block));
+            let answering = scope.spawn(|| send_large(&mut back, &block, blocks));
+            let sending = scope.spawn(|| send_large(&mut sender, &block, FEW));
             let reading = scope.spawn(|| {
-                let mut expected = Repeated::new(&block);
+                let mut expected = Repeated::new(&block, FEW);
                 let mut part = vec![0; 64 << 10];
-                while expected.at < LARGE {
+                while expected.left() != 0 {
                     let count = server.read(&mut part).when("receive")?;
                     expected.go_on(&part[..count])?;
                 }
                 expected.end()
             });
-            let by_count = self.read_by_count(&mut Repeated::new(&block));
+            let by_count = self.read_by_count(&mut Repeated::new(&block, blocks));
             if by_count.is_err() {
                 // Whoever still sends to it or waits for it is let off.
                 let _ = self.client.shutdown(Shutdown::Both);
@@ -129,20 +131,20 @@ impl Pair {
     fn read_by_count(&mut self, expected: &mut Repeated<'_>) -> Result<(), Failure> {
         let mut part = Vec::new();
         let mut moved_at = Instant::now();
-        while expected.at < LARGE {
+        while expected.left() != 0 {
             let said = ioctl_fionread(&self.client).when("FIONREAD")?;
             if said == 0 {
                 if moved_at.elapsed() > PATIENCE {
                     return Err(Failure::Fionread {
                         said,
-                        there: (LARGE - expected.at) as u64,
+                        there: expected.left() as u64,
                         when: "during a large transfer",
                     });
                 }
                 thread::sleep(Duration::from_micros(200));
                 continue;
             }
-            part.resize(usize::try_from(said).unwrap_or(LARGE).min(LARGE), 0);
+            part.resize(usize::try_from(said).unwrap_or(BLOCK).min(BLOCK), 0);
             self.client.read_exact(&mut part).when("receive")?;
             expected.go_on(&part)?;
             moved_at = Instant::now();
@@ -151,19 +153,29 @@ impl Pair {
     }
 }
 
-fn send_large(to: &mut TcpStream, block: &[u8]) -> Result<(), Failure> {
-    (0..BLOCKS).try_for_each(|_| to.write_all(block).when("large send"))
+fn send_large(to: &mut TcpStream, block: &[u8], blocks: usize) -> Result<(), Failure> {
+    (0..blocks).try_for_each(|_| to.write_all(block).when("large send"))
 }
 
 /// A block over and over, as far as it has come.
 struct Repeated<'a> {
     block: &'a [u8],
     at: usize,
+    length: usize,
 }
 
 impl<'a> Repeated<'a> {
-    const fn new(block: &'a [u8]) -> Self {
-        Self { block, at: 0 }
+    const fn new(block: &'a [u8], blocks: usize) -> Self {
+        Self {
+            block,
+            at: 0,
+            length: blocks * block.len(),
+        }
+    }
+
+    /// Bytes that are still to come.
+    const fn left(&self) -> usize {
+        self.length.saturating_sub(self.at)
     }
 
     /// Checks what comes next.
@@ -183,7 +195,7 @@ impl<'a> Repeated<'a> {
 
     /// Checks that it was all, and no more.
     fn end(&self) -> Result<(), Failure> {
-        if self.at == LARGE {
+        if self.at == self.length {
             Ok(())
         } else {
             Err(Failure::Bytes { when: WHEN })
@@ -200,8 +212,11 @@ mod tests {
         let block = pattern(1000);
         let sent = block.repeat(3);
         let check = |bytes: &[u8]| {
-            let mut expected = Repeated::new(&block);
-            bytes.chunks(333).try_for_each(|part| expected.go_on(part))
+            let mut expected = Repeated::new(&block, 3);
+            bytes
+                .chunks(333)
+                .try_for_each(|part| expected.go_on(part))?;
+            expected.end()
         };
         assert!(check(&sent).is_ok());
         let mut changed = sent.clone();
@@ -209,9 +224,10 @@ mod tests {
         let (mut missing, mut twice) = (sent.clone(), sent.clone());
         missing.remove(1999);
         twice.insert(1000, sent[999]);
-        for wrong in [changed, missing, twice] {
+        let (short, long) = (sent[..2999].to_vec(), [&sent[..], &sent[..1]].concat());
+        for wrong in [changed, missing, twice, short, long] {
             assert!(matches!(check(&wrong), Err(Failure::Bytes { .. })));
         }
-        assert!(check(&[]).is_ok() && Repeated::new(&block).go_on(&[]).is_err());
+        assert!(Repeated::new(&block, 3).go_on(&[]).is_err());
     }
 }
