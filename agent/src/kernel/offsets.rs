@@ -246,7 +246,16 @@ pub(crate) mod tests {
             let own: Vec<_> = own
                 .iter()
                 .zip((0..).step_by(64))
-                .map(|(member, bits)| (member.1, to.int("int", member.2), bits))
+                .map(|(member, bits)| {
+                    let width = to.int("int", member.2);
+                    match member.1.split_once('.') {
+                        Some((outer, inner)) => {
+                            let of = to.structure("", member.2, &[(inner, width, 0)]);
+                            (outer, of, bits)
+                        }
+                        None => (member.1, width, bits),
+                    }
+                })
                 .collect();
             to.structure(structure, 512, &own);
         }

@@ -14,7 +14,7 @@ const KERNELS: [(&str, &[u8]); 4] = [
 ];
 
 /// What the headers of each kernel give when read by hand: `include/net/sock.h` (`struct sock_common`),
-/// `include/linux/net.h`, `include/linux/skbuff.h`, `include/net/tcp.h`, `include/linux/socket.h`, `include/linux/uio.h`, for x86-64.
+/// `include/linux/net.h`, `include/linux/skbuff.h`, `include/net/tcp.h`, `include/linux/socket.h`, `include/linux/uio.h`, `include/linux/sched/signal.h`, for x86-64.
 const BY_HAND: &[(&str, [u32; 4])] = &[
     ("O_SOCKET_SK", [24, 24, 24, 24]),
     ("O_SOCK_COMMON_SKC_DADDR", [0, 0, 0, 0]),
@@ -40,6 +40,7 @@ const BY_HAND: &[(&str, [u32; 4])] = &[
     ("V_ITER_IOVEC", [4, 0, 1, 1]),
     ("V_ITER_KVEC", [8, 1, 3, 3]),
     ("V_ITER_BVEC", [16, 2, 2, 2]),
+    ("O_SIGNAL_STRUCT_LIVE", [4, 4, 4, 4]),
     ("W_ITER_TYPE", [4, 1, 1, 1]),
 ];
 
