@@ -12,7 +12,7 @@ use crate::{
     conn::{Request, Socket, find, flags, request_flags},
     globals::{fault, faulty, global},
     kernel::task,
-    maps::{FORWARDS, HANDOVERS, THREADS, count},
+    maps::{FORWARDS, HANDOVERS, STATES, THREADS, count},
     scratch::{Work, add},
 };
 
@@ -378,6 +378,9 @@ fn subtract(sk: u64, socket: &mut Socket) {
                 add(&forward.requests, 1u64.wrapping_neg());
             }
         }
+    }
+    if global!(INJECT) != 0 && before & request_flags::STATE_KEPT != 0 {
+        let _ = STATES.remove(sk);
     }
 }
 

@@ -125,7 +125,7 @@ counters! {
     PropagatorMalformed = 50, "propagator_malformed";
     /// `tracestate` lines written beside a `traceparent`.
     InjectStates = 51, "inject_states";
-    /// Requests whose `tracestate` is not carried on: malformed, longer than 256 bytes, in several lines, cut, or beyond what is kept at one time.
+    /// Requests whose `tracestate` is not carried on: malformed, longer than 256 bytes, in several lines, or cut.
     InjectStatesDropped = 52, "inject_states_dropped";
     /// Sends and receives whose program found nothing to go on with: seen by nobody.
     BodiesMissing = 53, "bodies_missing";
@@ -133,6 +133,11 @@ counters! {
     RulesFull = 54, "rules_full";
     /// Traces that began here and are kept; counted only where their rate is limited.
     RootsSampled = 55, "roots_sampled";
+    /// Requests whose `tracestate` is not carried on because `STATES` was full.
+    InjectStatesFull = 56, "inject_states_full";
+    /// Requests that got no `tracestate` though their context has one: they have one of their own, their send carries that of another request, or
+    /// it was replaced before it was written.
+    InjectStatesWithheld = 57, "inject_states_withheld";
 }
 
 impl Counter {

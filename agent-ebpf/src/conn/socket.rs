@@ -37,10 +37,8 @@ pub(crate) mod flags {
     pub(crate) const UNDER_WAY: u32 = 1 << 12;
     /// Context that comes from the peer is taken.
     pub(crate) const TRUSTED: u32 = 1 << 13;
-    /// It stands in `STATES`.
-    pub(crate) const STATE_KEPT: u32 = 1 << 14;
     /// Its `Close` was written; the entry goes with the socket.
-    pub(crate) const CLOSE_TOLD: u32 = 1 << 15;
+    pub(crate) const CLOSE_TOLD: u32 = 1 << 14;
 }
 
 /// Bits of [`Request::flags`].
@@ -53,6 +51,8 @@ pub(crate) mod request_flags {
     pub(crate) const OWNED: u32 = 1 << 2;
     /// It stands in `FORWARDS`.
     pub(crate) const FORWARDED: u32 = 1 << 3;
+    /// It stands in `STATES`.
+    pub(crate) const STATE_KEPT: u32 = 1 << 4;
 }
 
 /// The newest request of a connection.

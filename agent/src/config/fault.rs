@@ -88,6 +88,12 @@ faults! {
     RulesFull = "rules-full";
     /// `INJECTIONS` has room for one connection.
     InjectionsFull = "injections-full";
+    /// `STATES` has room for one request.
+    StatesFull = "states-full";
+    /// A `tracestate` that is about to be written is replaced.
+    InjectStateReplaced = "inject-state-replaced";
+    /// Whether it was is not looked after.
+    InjectStateUnchecked = "inject-state-unchecked";
     /// The sockhash has room for one connection.
     SockhashFull = "sockhash-full";
     /// The kernel's types do not tell where a packet's sequence number is.

@@ -120,6 +120,9 @@ impl Settings {
         if config.faults.contains(&Fault::InjectionsFull) {
             settings.map_sizes.push(("INJECTIONS", 1));
         }
+        if config.faults.contains(&Fault::StatesFull) {
+            settings.map_sizes.push(("STATES", 1));
+        }
         if config.faults.contains(&Fault::PacketsOpaque) {
             settings = settings.with("O_TCP_SKB_CB_SEQ", Value::U32(ABSENT));
         }
@@ -205,10 +208,17 @@ mod tests {
     #[test]
     fn faults_of_the_tables_and_of_the_layout_need_no_program() {
         let faulty = settings(Layer {
-            fault: vec![Fault::InjectionsFull, Fault::PacketsOpaque],
+            fault: vec![
+                Fault::InjectionsFull,
+                Fault::StatesFull,
+                Fault::PacketsOpaque,
+            ],
             ..Layer::default()
         });
-        assert_eq!(faulty.map_sizes, [("RULES", 1), ("INJECTIONS", 1)]);
+        assert_eq!(
+            faulty.map_sizes,
+            [("RULES", 1), ("INJECTIONS", 1), ("STATES", 1)]
+        );
         assert_eq!(value(&faulty, "FAULT"), Some(Value::U32(0)));
         let absent = value(&faulty, "O_TCP_SKB_CB_SEQ");
         assert_eq!(absent, Some(Value::U32(ABSENT)));

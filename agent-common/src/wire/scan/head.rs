@@ -56,7 +56,7 @@ pub mod head_flags {
     pub const CARRIED_UNSAMPLED: u32 = 1 << 13;
     /// It is malformed, or one of its headers is there twice, in whichever blocks.
     pub const CARRIED_BAD: u32 = 1 << 14;
-    /// There is a `tracestate` that cannot be carried on: malformed, too long, in several lines, or cut.
+    /// There is a `tracestate` that is not carried on: malformed, too long, in several lines, or cut; or any in a head that is sent.
     pub const STATE_LOST: u32 = 1 << 15;
     /// A header of another propagator that is a sampling decision alone was seen.
     pub const CARRIED_DECISION: u32 = 1 << 16;

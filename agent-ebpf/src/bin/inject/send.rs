@@ -15,8 +15,7 @@ use crate::{
     O_TCP_SOCK_WRITE_SEQ, SELF_TEST, count, find,
     line::{insert, rewrite},
     packet::bound,
-    state::state_for,
-    tcp_sock,
+    state, tcp_sock,
 };
 
 /// The kernel hands a send over in parts only where it has filled that many bytes.
@@ -28,6 +27,11 @@ pub(crate) fn execute(ctx: &SkMsgContext) -> Option<()> {
     let injection = instructions(ctx)?;
     let slots = injection.count;
     injection.count = 0;
+    let staged = state::staged()?;
+    // Once: another send's instructions may replace it.
+    // SAFETY: a word of the entry.
+    let state_slots = unsafe { (&raw const injection.state_slots).read_volatile() };
+    let state_line = state::acquire(staged, injection, state_slots);
     let (mut shift, mut behind) = (0, 0);
     for index in 0..InjectionSlot::COUNT {
         if index as u32 >= slots {
@@ -37,8 +41,8 @@ pub(crate) fn execute(ctx: &SkMsgContext) -> Option<()> {
         let at = bound(slot.at.wrapping_add(shift));
         let mut length = LINE;
         let written = if slot.action == Action::Insert as u32 {
-            let state = state_for(injection, index as u32);
-            insert(ctx, at, &slot, state, injection)
+            let gets = (state_slots >> index & 1).wrapping_neg();
+            insert(ctx, at, &slot, staged, state_line & gets)
         } else {
             rewrite(ctx, at, &slot)
         };
@@ -67,6 +71,9 @@ pub(crate) fn execute(ctx: &SkMsgContext) -> Option<()> {
             Err(counter) => count(counter, 1),
         }
         behind = at.wrapping_add(length);
+    }
+    if state_line != 0 {
+        state::release(staged);
     }
     if shift != 0 {
         // The kernel sends each piece of a message as if it were a message: a client that leaves small packets to Nagle's algorithm would

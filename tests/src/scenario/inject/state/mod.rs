@@ -1,0 +1,280 @@
+//! `tracestate` beside the `traceparent` that is written: the exact bytes of calls that a service makes for requests with one.
+//!
+//! What comes in, what the service sends, and what must arrive stands in [`cases`].
+
+mod cases;
+
+use std::sync::mpsc::Receiver;
+
+use anyhow::{Result, bail, ensure};
+
+use self::cases::{Case, Due, PLAIN, Unknown, cases, incoming, parent};
+use super::{balance, injects, refused, wire::recorder};
+use crate::{
+    harness::{
+        Context, PATIENCE,
+        agent::{Agent, Setup},
+        http::Connection,
+        process::Program,
+        service,
+    },
+    scenario::Scenario,
+};
+
+pub(in crate::scenario) const SCENARIOS: &[Scenario] = &[
+    Scenario::core("context_tracestate_exact_bytes", exact_bytes),
+    Scenario::full("context_tracestate_of_untrusted_peer", of_untrusted_peer),
+    Scenario::full("context_tracestate_of_one_request_alone", of_one_request),
+    Scenario::full("context_tracestate_through_two_services", through_two),
+    Scenario::full("accounting_inject_states_full", states_full),
+    Scenario::full("safety_tracestate_that_was_replaced", replaced),
+    Scenario::full("safety_tracestate_unchecked_is_seen", unchecked_is_seen),
+];
+
+/// Services, of which each calls the next one and the last one a recorder, and an agent that traces those services alone.
+struct Relay {
+    front: u16,
+    received: Receiver<Vec<u8>>,
+    agent: Agent,
+    injects: bool,
+    _services: Vec<Program>,
+}
+
+impl Relay {
+    fn start(context: &Context, arguments: &[&str]) -> Result<Self> {
+        Self::chain(context, 1, arguments)
+    }
+
+    fn chain(context: &Context, length: usize, arguments: &[&str]) -> Result<Self> {
+        let (mut front, received) = recorder(context)?;
+        let mut services = Vec::new();
+        let mut setup = Setup::bare().arg("--inject");
+        for _ in 0..length {
+            let (port, backend) = (context.port(), front.to_string());
+            let service = service::python(context, "relay.py", port, &["--backend", &backend])?;
+            setup = setup.arg("--pid").arg(service.pid().to_string());
+            services.push(service);
+            front = port;
+        }
+        for argument in arguments {
+            setup = setup.arg(*argument);
+        }
+        let agent = setup.start(context)?;
+        let injects = injects(&agent)?;
+        Ok(Self {
+            front,
+            received,
+            agent,
+            injects,
+            _services: services,
+        })
+    }
+
+    /// Sends the requests of a case, and compares each call that the service makes for them.
+    fn run(&self, case: &Case) -> Result<()> {
+        let mut connection = Connection::open(self.front)?;
+        for send in &case.sends {
+            connection.send(send)?;
+            connection.wait_until_read(self.front)?;
+        }
+        for due in &case.due {
+            let response = connection.response("GET")?;
+            ensure!(response.status == 200, "{}: {}", case.name, response.status);
+            let call = self.received.recv_timeout(PATIENCE)?;
+            compare(case.name, &call, due, self.injects)?;
+        }
+        Ok(())
+    }
+
+    /// Ends with what the counters must be.
+    fn finish(self, expected: &[(&str, u64)]) -> Result<()> {
+        let statistics = self.agent.stop()?;
+        if !self.injects {
+            return refused(&statistics);
+        }
+        println!(
+            "injected: {}, {} with a state",
+            statistics.get("inject_inserted"),
+            statistics.get("inject_states")
+        );
+        for (name, value) in expected {
+            assert_eq!(statistics.get(name), *value, "{name}\n{statistics}");
+        }
+        balance(&statistics);
+        Ok(())
+    }
+}
+
+/// The call is what the service sent, with exactly the lines that are due.
+fn compare(name: &str, call: &[u8], due: &Due, injects: bool) -> Result<()> {
+    if !injects {
+        ensure!(call == due.sent, "{name}: {}", call.escape_ascii());
+        return Ok(());
+    }
+    let (call, expected) = (masked(call, due.unknown), masked(&due.written, due.unknown));
+    ensure!(
+        call == expected,
+        "{name}: the calls differ\nreceived {}\nexpected {}",
+        call.escape_ascii(),
+        expected.escape_ascii()
+    );
+    Ok(())
+}
+
+/// With stars for the digits that are not known before the run.
+fn masked(call: &[u8], unknown: Unknown) -> Vec<u8> {
+    const NAME: &[u8] = b"traceparent: 00-";
+    let digits = match unknown {
+        Unknown::Nothing => 0..0,
+        Unknown::Parent => 33..49,
+        Unknown::TraceAndParent => 0..49,
+    };
+    let mut masked = call.to_vec();
+    for at in 0..call.len() {
+        if !call[at..].starts_with(NAME) {
+            continue;
+        }
+        for place in digits.clone() {
+            // What is no digit still differs.
+            if let Some(byte) = masked.get_mut(at + NAME.len() + place)
+                && matches!(byte, b'0'..=b'9' | b'a'..=b'f')
+            {
+                *byte = b'*';
+            }
+        }
+    }
+    masked
+}
+
+fn exact_bytes(context: &mut Context) -> Result<()> {
+    let relay = Relay::start(context, &[])?;
+    let cases = cases();
+    for case in &cases {
+        relay.run(case)?;
+    }
+    let due = || cases.iter().flat_map(|case| &case.due);
+    let expected = [
+        ("inject_inserted", due().map(|due| due.lines).sum()),
+        ("inject_states", due().map(|due| due.states).sum()),
+        (
+            "inject_states_dropped",
+            cases.iter().map(|case| case.dropped).sum(),
+        ),
+        (
+            "inject_states_withheld",
+            cases.iter().map(|case| case.withheld).sum(),
+        ),
+        ("inject_states_full", 0),
+        ("inject_own_context", 1),
+        ("inject_rewritten", 1),
+    ];
+    relay.finish(&expected)
+}
+
+/// What comes from outside of the trusted networks is no context, and neither is its state.
+fn of_untrusted_peer(context: &mut Context) -> Result<()> {
+    let relay = Relay::start(context, &["--trust-context", "127.0.0.2/32"])?;
+    let request = incoming(PLAIN, &[parent("01"), "tracestate: a=1\r\n".to_owned()]);
+    relay.run(&Case::new("untrusted", request, Due::root(PLAIN)))?;
+    let expected = [
+        ("contexts_untrusted", 1),
+        ("inject_inserted", 1),
+        ("inject_states", 0),
+        ("inject_states_dropped", 0),
+    ];
+    relay.finish(&expected)
+}
+
+/// A state belongs to its own request: the next one of the connection has none, and the one behind it another.
+fn of_one_request(context: &mut Context) -> Result<()> {
+    let relay = Relay::start(context, &[])?;
+    let mut connection = Connection::open(relay.front)?;
+    for state in ["a=1", "", "b=22", "", ""] {
+        let line = if state.is_empty() {
+            String::new()
+        } else {
+            format!("tracestate: {state}\r\n")
+        };
+        connection.send(&incoming(PLAIN, &[parent("01"), line]))?;
+        ensure!(connection.response("GET")?.status == 200, "{state}");
+        let call = relay.received.recv_timeout(PATIENCE)?;
+        compare(state, &call, &Due::child(PLAIN, "01", state), relay.injects)?;
+    }
+    relay.finish(&[("inject_inserted", 5), ("inject_states", 2)])
+}
+
+/// The second service is joined by the first one's record in this kernel, and takes flags and state from the header that comes with it.
+fn through_two(context: &mut Context) -> Result<()> {
+    let relay = Relay::chain(context, 2, &[])?;
+    let state = "tracestate: a=1,b=2\r\n".to_owned();
+    let call = String::from_utf8(incoming(PLAIN, &[]))?;
+    relay.run(&Case::new(
+        "through two services",
+        incoming(&call, &[parent("03"), state]),
+        Due::child(PLAIN, "03", "a=1,b=2"),
+    ))?;
+    relay.finish(&[
+        ("handovers_found", 1),
+        ("record_differs", 0),
+        ("inject_inserted", 2),
+        ("inject_states", 2),
+    ])
+}
+
+/// The table has room for one request: while that is open, the state of another one is left out.
+fn states_full(context: &mut Context) -> Result<()> {
+    let relay = Relay::start(context, &["--fault", "states-full"])?;
+    let state = "tracestate: a=1\r\n".to_owned();
+    // The call does not end, and so gets no answer.
+    let mut waiting = Connection::open(relay.front)?;
+    waiting.send(&incoming(
+        "GET /unfinished HTTP/1.1\r\n",
+        &[parent("01"), state.clone()],
+    ))?;
+    waiting.wait_until_read(relay.front)?;
+    let request = incoming(PLAIN, &[parent("01"), state]);
+    relay.run(&Case::new("full", request, Due::child(PLAIN, "01", "")))?;
+    let expected = [
+        ("inject_states_full", 1),
+        ("inject_states", 0),
+        ("inject_inserted", 1),
+    ];
+    relay.finish(&expected)
+}
+
+/// What is not the state that was meant when it comes to writing it is not written.
+fn replaced(context: &mut Context) -> Result<()> {
+    let relay = Relay::start(context, &["--fault", "inject-state-replaced"])?;
+    let request = incoming(PLAIN, &[parent("01"), "tracestate: a=1\r\n".to_owned()]);
+    relay.run(&Case::new("replaced", request, Due::child(PLAIN, "01", "")))?;
+    let expected = [
+        ("inject_states_withheld", 1),
+        ("inject_states", 0),
+        ("inject_inserted", 1),
+    ];
+    relay.finish(&expected)
+}
+
+/// A negative control: without the look at it, the comparison of bytes fails.
+fn unchecked_is_seen(context: &mut Context) -> Result<()> {
+    let faults = [
+        "--fault",
+        "inject-state-replaced",
+        "--fault",
+        "inject-state-unchecked",
+    ];
+    let relay = Relay::start(context, &faults)?;
+    let request = incoming(PLAIN, &[parent("01"), "tracestate: a=1\r\n".to_owned()]);
+    let outcome = relay.run(&Case::new(
+        "unchecked",
+        request,
+        Due::child(PLAIN, "01", "a=1"),
+    ));
+    relay.finish(&[("inject_inserted", 1), ("inject_states", 1)])?;
+    let Err(error) = outcome else {
+        bail!("another state was not seen");
+    };
+    let text = format!("{error:#}");
+    ensure!(text.contains("the calls differ"), "{text}");
+    Ok(())
+}
