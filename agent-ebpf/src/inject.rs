@@ -145,7 +145,8 @@ fn state_of_parent(socket: &Socket, decision: &Decision) -> u32 {
 /// Bytes of the `tracestate` line that goes into this request beside a `traceparent`, 0 for none.
 #[inline(always)]
 fn state_to_write(work: &Work, socket: &Socket, injection: &Injection) -> u32 {
-    if work.head.flags & head_flags::ANY_TRACEPARENT != 0 {
+    // It gets no line at all.
+    if work.head.flags & (head_flags::ANY_TRACEPARENT | head_flags::STATE_LOST) != 0 {
         return 0;
     }
     let decision = &work.decision;
@@ -157,7 +158,7 @@ fn state_to_write(work: &Work, socket: &Socket, injection: &Injection) -> u32 {
         && injection.state_slots != 0
         && (injection.state_connection != decision.parent_connection
             || injection.state_position != decision.parent_position);
-    if others || work.head.flags & head_flags::STATE_LOST != 0 {
+    if others {
         count(Counter::InjectStatesWithheld);
         return 0;
     }

@@ -85,7 +85,7 @@ counters! {
     InjectInserted = 30, "inject_inserted";
     /// Requests whose forwarded header got another parent id.
     InjectRewritten = 31, "inject_rewritten";
-    /// Requests with a context of their own.
+    /// Requests with a context of their own, or with a `tracestate` alone.
     InjectOwnContext = 32, "inject_own_context";
     /// Requests whose start was not proven.
     InjectUnproven = 33, "inject_unproven";
@@ -135,8 +135,7 @@ counters! {
     RootsSampled = 55, "roots_sampled";
     /// Requests whose `tracestate` is not carried on because `STATES` was full.
     InjectStatesFull = 56, "inject_states_full";
-    /// Requests that got no `tracestate` though their context has one: they have one of their own, their send carries that of another request, or
-    /// it was replaced before it was written.
+    /// Requests that got no `tracestate` though their context has one: their send carries that of another request, or it was replaced before it was written.
     InjectStatesWithheld = 57, "inject_states_withheld";
 }
 

@@ -45,7 +45,7 @@ pub enum Action {
 pub enum Reason {
     /// Something is.
     None = 0,
-    /// It carries a context that is not the caller's, or one that is malformed.
+    /// It carries a context that is not the caller's, one that is malformed, or a `tracestate` alone.
     OwnContext = 1,
     /// That its first byte begins a message was taken from the bytes alone, and not from where the message before it ended.
     Unproven = 2,
@@ -93,7 +93,8 @@ pub struct Choice {
     pub length: u32,
 }
 
-/// Decides what is written into a request. A request that names a context, in whatever form, never gets a second one.
+/// Decides what is written into a request. A request that names a context, in whatever form, never gets a second one. Nor does one with a `tracestate`
+/// alone get a `traceparent`: without one it counts for nothing (Trace Context section 3.3), beside ours it would be taken for a part of our context.
 #[must_use]
 #[inline(always)]
 pub fn choose(request: &Request) -> Choice {
@@ -122,6 +123,9 @@ pub fn choose(request: &Request) -> Choice {
             at: request.value_at,
             length: 0,
         };
+    }
+    if request.flags & head_flags::STATE_LOST != 0 {
+        return nothing(Reason::OwnContext);
     }
     if request.ending != EMPTY_LINE {
         return nothing(Reason::LineEnds);
@@ -274,6 +278,8 @@ mod tests {
             head_flags::TRACEPARENT_TWICE,
             head_flags::TRACEPARENT_CUT,
             head_flags::TRACEPARENT | head_flags::TRACEPARENT_CUT,
+            head_flags::TRACEPARENT | head_flags::STATE_LOST,
+            head_flags::STATE_LOST,
         ] {
             let value_at = 10;
             let own = Request {
@@ -293,8 +299,10 @@ mod tests {
             value_at: 10,
             ..PLAIN
         };
-        let choice = choose(&forwarded);
-        assert_eq!((choice.action, choice.at), (Action::Rewrite, 10));
+        for flags in [forwarded.flags, forwarded.flags | head_flags::STATE_LOST] {
+            let choice = choose(&Request { flags, ..forwarded });
+            assert_eq!((choice.action, choice.at), (Action::Rewrite, 10));
+        }
         for value_at in [GONE, GONE - 3, 49, 100] {
             assert_eq!(
                 reason(Request {
@@ -388,7 +396,7 @@ mod tests {
                 Action::Insert => {
                     prop_assert_eq!(choice.at + 2, end);
                     prop_assert!((LINE..=LINE + state_line::LONGEST as u32).contains(&choice.length));
-                    prop_assert_eq!(flags & (head_flags::TRACEPARENT | head_flags::TRACEPARENT_BAD), 0);
+                    prop_assert_eq!(flags & (head_flags::ANY_TRACEPARENT | head_flags::STATE_LOST), 0);
                     prop_assert!(proven && !behind_connect);
                 }
                 Action::Rewrite => {

@@ -279,18 +279,15 @@ fn calls() -> Vec<Case> {
     let forwarded = with(&(parent("01") + "tracestate: a=1\r\n"));
     let own = with(&format!("traceparent: 00-{OTHER_TRACE}-{PARENT}-01\r\n"));
     let own_state = with("TraceState: b=2\r\n");
+    let padding = format!("X: {}\r\n", "y".repeat(BLOCK - KEPT - 100));
+    let cut_state = with(&format!("{padding}tracestate: {}\r\n", "v".repeat(400)));
     let pipelined = "GET /first HTTP/1.1\r\n\r\n".to_owned() + PLAIN;
     vec![
         case("forwarded", &forwarded, Due::forwarded(&forwarded)),
         case("of another trace", &own, Due::unchanged(&own)),
-        Case {
-            withheld: 1,
-            ..case(
-                "a state of its own",
-                &own_state,
-                Due::child(&own_state, "01", ""),
-            )
-        },
+        // Beside a `traceparent` of ours it would be taken for the state of our context.
+        case("a state alone", &own_state, Due::unchanged(&own_state)),
+        case("a state alone, cut", &cut_state, Due::unchanged(&cut_state)),
         case(
             "pipelined calls",
             &pipelined,

@@ -165,7 +165,7 @@ fn exact_bytes(context: &mut Context) -> Result<()> {
             cases.iter().map(|case| case.withheld).sum(),
         ),
         ("inject_states_full", 0),
-        ("inject_own_context", 1),
+        ("inject_own_context", 3),
         ("inject_rewritten", 1),
     ];
     relay.finish(&expected)
