@@ -345,7 +345,8 @@ pub(crate) fn close(sk: u64, socket: &mut Socket, at: Place) {
 #[inline(never)]
 fn subtract(sk: u64, socket: &mut Socket) {
     let request = &mut socket.request;
-    let before = request.flags;
+    let (before, state_kept) = (request.flags, request.state_kept);
+    request.state_kept = 0;
     request.flags = 0;
     if before & request_flags::OWNED != 0 {
         let mut entry = thread(request.owner);
@@ -379,7 +380,7 @@ fn subtract(sk: u64, socket: &mut Socket) {
             }
         }
     }
-    if global!(INJECT) != 0 && before & request_flags::STATE_KEPT != 0 {
+    if global!(INJECT) != 0 && state_kept != 0 {
         let _ = STATES.remove(sk);
     }
 }

@@ -14,7 +14,7 @@ use agent_common::{
 
 use super::lines;
 use crate::{
-    conn::{self, flags, request_flags},
+    conn::{self, flags},
     decide,
     maps::{STATES, count},
     scratch::{self, View},
@@ -83,8 +83,9 @@ pub extern "C" fn ut_keep_state(level: u32) -> u32 {
     kept.position = work.decision.position;
     kept.seal = kept.seal_of();
     // First: whoever closes the request takes the entry out.
-    socket.request.flags |= request_flags::STATE_KEPT;
+    socket.request.state_kept = 1;
     if STATES.insert(work.sk, &*kept, 0).is_err() {
+        socket.request.state_kept = 0;
         count(Counter::InjectStatesFull);
     }
     0

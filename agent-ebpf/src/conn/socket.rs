@@ -51,8 +51,6 @@ pub(crate) mod request_flags {
     pub(crate) const OWNED: u32 = 1 << 2;
     /// It stands in `FORWARDS`.
     pub(crate) const FORWARDED: u32 = 1 << 3;
-    /// It stands in `STATES`.
-    pub(crate) const STATE_KEPT: u32 = 1 << 4;
 }
 
 /// The newest request of a connection.
@@ -72,7 +70,8 @@ pub(crate) struct Request {
     /// Who is about to close it: the first of several that come at one time does.
     pub(crate) claims: u64,
     pub(crate) flags: u32,
-    pub(crate) reserved: u32,
+    /// 1: its `tracestate` stands in `STATES`. Not one of the flags: it is set when the request can be found, and another CPU may be closing it.
+    pub(crate) state_kept: u32,
 }
 
 /// Whether the connection's chunked message is one of this direction.
