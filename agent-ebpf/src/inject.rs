@@ -142,29 +142,6 @@ fn state_of_parent(socket: &Socket, decision: &Decision) -> u32 {
     }
 }
 
-/// Bytes of the `tracestate` line that goes into this request beside a `traceparent`, 0 for none.
-#[inline(always)]
-fn state_to_write(work: &Work, socket: &Socket, injection: &Injection) -> u32 {
-    // It gets no line at all.
-    if work.head.flags & (head_flags::ANY_TRACEPARENT | head_flags::STATE_LOST) != 0 {
-        return 0;
-    }
-    let decision = &work.decision;
-    let length = state_of_parent(socket, decision);
-    if length == 0 {
-        return 0;
-    }
-    let others = injection.count != 0
-        && injection.state_slots != 0
-        && (injection.state_connection != decision.parent_connection
-            || injection.state_position != decision.parent_position);
-    if others {
-        count(Counter::InjectStatesWithheld);
-        return 0;
-    }
-    length
-}
-
 /// A connection is over.
 #[inline(always)]
 pub(crate) fn forget(sk: u64, socket: &Socket) {
@@ -226,13 +203,17 @@ fn instruct(work: &Work, socket: &mut Socket, injection: &mut Injection) {
         count(Counter::InjectOwnContext);
         return;
     }
-    let state_line = state_to_write(work, socket, injection);
+    let kept = state_of_parent(socket, decision);
+    let others = injection.count != 0
+        && injection.state_slots != 0
+        && (injection.state_connection != decision.parent_connection
+            || injection.state_position != decision.parent_position);
     let choice = inject::choose(&Request {
         flags: work.head.flags,
         ending: work.ending,
         end: work.cursor,
         value_at: work.value_at,
-        state_line,
+        state_line: if others { 0 } else { kept },
         method: work.head.method,
         proven: adopt::is_proven(socket),
         forwarded: !own
@@ -276,8 +257,10 @@ fn instruct(work: &Work, socket: &mut Socket, injection: &mut Injection) {
         injection.state_sk = socket.request.parent_sk;
         injection.state_connection = decision.parent_connection;
         injection.state_position = decision.parent_position;
-        injection.state_length = state_line;
+        injection.state_length = kept;
         injection.state_slots |= 1 << index;
+    } else if kept != 0 && work.head.flags & head_flags::STATE_LOST == 0 {
+        count(Counter::InjectStatesWithheld);
     }
     socket.planned = planned;
     injection.pid_tgid = work.pid_tgid;

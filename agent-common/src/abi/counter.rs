@@ -135,7 +135,8 @@ counters! {
     RootsSampled = 55, "roots_sampled";
     /// Requests whose `tracestate` is not carried on because `STATES` was full.
     InjectStatesFull = 56, "inject_states_full";
-    /// Requests that got no `tracestate` though their context has one: their send carries that of another request, or it was replaced before it was written.
+    /// Requests that carry our context without its `tracestate`: they brought the `traceparent` alone, their send carries the state of another request, or it
+    /// was replaced before it was written. Requests that get nothing are not among them.
     InjectStatesWithheld = 57, "inject_states_withheld";
 }
 

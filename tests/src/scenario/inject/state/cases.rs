@@ -277,6 +277,8 @@ fn calls() -> Vec<Case> {
     };
     let with = |lines: &str| format!("GET /call HTTP/1.1\r\nHost: b\r\n{lines}\r\n");
     let forwarded = with(&(parent("01") + "tracestate: a=1\r\n"));
+    let part = with(&parent("01"));
+    let tunnel = "CONNECT b:80 HTTP/1.1\r\nHost: b\r\n\r\n";
     let own = with(&format!("traceparent: 00-{OTHER_TRACE}-{PARENT}-01\r\n"));
     let own_state = with("TraceState: b=2\r\n");
     let padding = format!("X: {}\r\n", "y".repeat(BLOCK - KEPT - 100));
@@ -284,6 +286,12 @@ fn calls() -> Vec<Case> {
     let pipelined = "GET /first HTTP/1.1\r\n\r\n".to_owned() + PLAIN;
     vec![
         case("forwarded", &forwarded, Due::forwarded(&forwarded)),
+        Case {
+            withheld: 1,
+            ..case("forwarded in part", &part, Due::forwarded(&part))
+        },
+        // What gets nothing is no loss of a state.
+        case("a tunnel", tunnel, Due::unchanged(tunnel)),
         case("of another trace", &own, Due::unchanged(&own)),
         // Beside a `traceparent` of ours it would be taken for the state of our context.
         case("a state alone", &own_state, Due::unchanged(&own_state)),

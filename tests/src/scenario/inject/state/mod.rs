@@ -166,7 +166,8 @@ fn exact_bytes(context: &mut Context) -> Result<()> {
         ),
         ("inject_states_full", 0),
         ("inject_own_context", 3),
-        ("inject_rewritten", 1),
+        ("inject_rewritten", 2),
+        ("inject_tunnel", 1),
     ];
     relay.finish(&expected)
 }
