@@ -329,7 +329,7 @@ pub(crate) fn close(sk: u64, socket: &mut Socket, at: Place) {
     // 0 where a claim of the request before this one was taken back late.
     let alone = unsafe { core::ptr::from_ref(claims).read_volatile() } <= 1;
     if alone && place(socket) == at {
-        subtract(sk, socket);
+        subtract(sk, socket, at.position);
     } else if alone {
         add(claims, 1u64.wrapping_neg());
     } else {
@@ -341,12 +341,14 @@ pub(crate) fn close(sk: u64, socket: &mut Socket, at: Place) {
     }
 }
 
-/// Takes the open request of a connection from the counts.
+/// Takes the open request of a connection, which began at `position`, from the counts.
 #[inline(never)]
-fn subtract(sk: u64, socket: &mut Socket) {
+fn subtract(sk: u64, socket: &mut Socket, position: u64) {
     let request = &mut socket.request;
-    let (before, state_kept) = (request.flags, request.state_kept);
-    request.state_kept = 0;
+    if global!(INJECT) != 0 && request.state_kept != 0 {
+        forget_state(sk, request, position);
+    }
+    let before = request.flags;
     request.flags = 0;
     if before & request_flags::OWNED != 0 {
         let mut entry = thread(request.owner);
@@ -380,7 +382,18 @@ fn subtract(sk: u64, socket: &mut Socket) {
             }
         }
     }
-    if global!(INJECT) != 0 && state_kept != 0 {
+}
+
+/// Takes out the `tracestate` of the request that began at `position`. The next one of the connection may have left its own meanwhile, which stays, and so does
+/// its mark.
+#[inline(always)]
+fn forget_state(sk: u64, request: &mut Request, position: u64) {
+    let Some(kept) = STATES.get_ptr(sk) else {
+        return;
+    };
+    // SAFETY: a word of the entry.
+    if unsafe { (*kept).position } == position {
+        request.state_kept = 0;
         let _ = STATES.remove(sk);
     }
 }

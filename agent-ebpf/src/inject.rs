@@ -8,7 +8,7 @@ use core::arch::asm;
 use agent_common::{
     abi::{
         Counter, Decision, Direction, Header, Injection, InjectionSlot, InjectionState, Kind,
-        PolicyKind, Source, decision_flags, switches,
+        PolicyKind, decision_flags, switches,
     },
     kernel_fields::ABSENT,
     wire::{
@@ -124,10 +124,10 @@ pub(crate) fn inserted(sk: u64, socket: &Socket, sequence: u32) -> u32 {
     }
 }
 
-/// Bytes of the `tracestate` line of the request on whose behalf a request is sent, 0 for none.
+/// Bytes of the `tracestate` line of the request on whose behalf a request is sent, 0 for none, also where it is gone.
 #[inline(always)]
 fn state_of_parent(socket: &Socket, decision: &Decision) -> u32 {
-    if decision.source != Source::Causal as u8 {
+    if socket.request.state_kept == 0 {
         return 0;
     }
     let Some(kept) = STATES.get_ptr(socket.request.parent_sk) else {
@@ -259,7 +259,7 @@ fn instruct(work: &Work, socket: &mut Socket, injection: &mut Injection) {
         injection.state_position = decision.parent_position;
         injection.state_length = kept;
         injection.state_slots |= 1 << index;
-    } else if kept != 0 && work.head.flags & head_flags::STATE_LOST == 0 {
+    } else if socket.request.state_kept != 0 && work.head.flags & head_flags::STATE_LOST == 0 {
         count(Counter::InjectStatesWithheld);
     }
     socket.planned = planned;

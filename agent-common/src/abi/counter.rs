@@ -136,7 +136,7 @@ counters! {
     /// Requests whose `tracestate` is not carried on because `STATES` was full.
     InjectStatesFull = 56, "inject_states_full";
     /// Requests that carry our context without its `tracestate`: they brought the `traceparent` alone, their send carries the state of another request, or it
-    /// was replaced before it was written. Requests that get nothing are not among them.
+    /// was replaced or gone before it was written. Requests that get nothing are not among them.
     InjectStatesWithheld = 57, "inject_states_withheld";
 }
 

@@ -16,6 +16,7 @@ use super::lines;
 use crate::{
     conn::{self, flags},
     decide,
+    globals::{fault, faulty},
     maps::{STATES, count},
     scratch::{self, View},
 };
@@ -84,6 +85,9 @@ pub extern "C" fn ut_keep_state(level: u32) -> u32 {
     kept.seal = kept.seal_of();
     // First: whoever closes the request takes the entry out.
     socket.request.state_kept = 1;
+    if faulty(fault::STATES_VANISH) {
+        return 0;
+    }
     if STATES.insert(work.sk, &*kept, 0).is_err() {
         socket.request.state_kept = 0;
         count(Counter::InjectStatesFull);

@@ -70,7 +70,8 @@ pub(crate) struct Request {
     /// Who is about to close it: the first of several that come at one time does.
     pub(crate) claims: u64,
     pub(crate) flags: u32,
-    /// 1: its `tracestate` stands in `STATES`. Not one of the flags: it is set when the request can be found, and another CPU may be closing it.
+    /// 1: its `tracestate` stands in `STATES`; of a client request that of the one on whose behalf it is, when it was decided. Not one of the flags: it is set
+    /// when the request can be found, and another CPU may be closing it.
     pub(crate) state_kept: u32,
 }
 

@@ -244,6 +244,7 @@ pub(crate) fn client(work: &mut Work, socket: &mut Socket) {
         socket.role = Role::Client as u8;
     }
     socket.flags |= flags::USED;
+    socket.request.state_kept = parent.map_or(0, |parent| parent.request.state_kept);
     socket.request.parent_sk = if found.parent.is_some() {
         found.parent_sk
     } else {

@@ -90,6 +90,8 @@ faults! {
     InjectionsFull = "injections-full";
     /// `STATES` has room for one request.
     StatesFull = "states-full";
+    /// What is kept in `STATES` is gone when it is looked for.
+    StatesVanish = "states-vanish";
     /// A `tracestate` that is about to be written is replaced.
     InjectStateReplaced = "inject-state-replaced";
     /// Whether it was is not looked after.

@@ -48,6 +48,7 @@ const FAULTS: &[(Fault, u32)] = &[
     (Fault::BodiesMissing, 1 << 12),
     (Fault::CloseContended, 1 << 13),
     (Fault::InjectEagerly, 1 << 14),
+    (Fault::StatesVanish, 1 << 15),
 ];
 
 /// Bytes of the ring buffer beside a reader that sleeps: what any machine fills meanwhile.

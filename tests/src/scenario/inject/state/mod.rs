@@ -27,6 +27,7 @@ pub(in crate::scenario) const SCENARIOS: &[Scenario] = &[
     Scenario::full("context_tracestate_of_one_request_alone", of_one_request),
     Scenario::full("context_tracestate_through_two_services", through_two),
     Scenario::full("accounting_inject_states_full", states_full),
+    Scenario::full("accounting_inject_states_withheld", vanished),
     Scenario::full("safety_tracestate_that_was_replaced", replaced),
     Scenario::full("safety_tracestate_unchecked_is_seen", unchecked_is_seen),
 ];
@@ -239,6 +240,22 @@ fn states_full(context: &mut Context) -> Result<()> {
         ("inject_states_full", 1),
         ("inject_states", 0),
         ("inject_inserted", 1),
+    ];
+    relay.finish(&expected)
+}
+
+/// A state that is gone when a call is made for its request is missed by that call, and counted.
+fn vanished(context: &mut Context) -> Result<()> {
+    let relay = Relay::start(context, &["--fault", "states-vanish"])?;
+    let request = incoming(PLAIN, &[parent("01"), "tracestate: a=1\r\n".to_owned()]);
+    relay.run(&Case::new("vanished", request, Due::child(PLAIN, "01", "")))?;
+    let without = incoming(PLAIN, &[parent("01")]);
+    relay.run(&Case::new("none", without, Due::child(PLAIN, "01", "")))?;
+    let expected = [
+        ("inject_states_withheld", 1),
+        ("inject_states_full", 0),
+        ("inject_states", 0),
+        ("inject_inserted", 2),
     ];
     relay.finish(&expected)
 }
