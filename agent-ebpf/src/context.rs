@@ -384,6 +384,15 @@ fn subtract(sk: u64, socket: &mut Socket, position: u64) {
     }
 }
 
+/// A new request takes the place of a connection's newest one: where that was left open by all who came to close it, its `tracestate` is nobody's any more.
+#[inline(always)]
+pub(crate) fn replace_state(sk: u64, socket: &mut Socket) {
+    if global!(INJECT) != 0 && socket.request.state_kept != 0 {
+        socket.request.state_kept = 0;
+        let _ = STATES.remove(sk);
+    }
+}
+
 /// Takes out the `tracestate` of the request that began at `position`. The next one of the connection may have left its own meanwhile, which stays, and so does
 /// its mark.
 #[inline(always)]

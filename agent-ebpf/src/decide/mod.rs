@@ -163,6 +163,7 @@ pub(crate) fn server(work: &mut Work, socket: &mut Socket) {
     if several {
         context::close(work.sk, socket, context::place(socket));
     }
+    context::replace_state(work.sk, socket);
     if socket.role == Role::Unknown as u8 {
         socket.role = Role::Server as u8;
     }

@@ -27,6 +27,7 @@ pub(in crate::scenario) const SCENARIOS: &[Scenario] = &[
     Scenario::full("context_tracestate_of_one_request_alone", of_one_request),
     Scenario::full("context_tracestate_through_two_services", through_two),
     Scenario::full("accounting_inject_states_full", states_full),
+    Scenario::full("accounting_inject_states_of_contended_request", contended),
     Scenario::full("accounting_inject_states_withheld", vanished),
     Scenario::full("safety_tracestate_that_was_replaced", replaced),
     Scenario::full("safety_tracestate_unchecked_is_seen", unchecked_is_seen),
@@ -242,6 +243,32 @@ fn states_full(context: &mut Context) -> Result<()> {
         ("inject_inserted", 1),
     ];
     relay.finish(&expected)
+}
+
+/// A request that was left open when the next one of its connection came leaves no state: the table, which has room for one, takes that of another connection.
+fn contended(context: &mut Context) -> Result<()> {
+    let faults = ["--fault", "states-full", "--fault", "close-contended"];
+    let relay = Relay::start(context, &faults)?;
+    let state = "tracestate: a=1\r\n".to_owned();
+    let mut first = Connection::open(relay.front)?;
+    let with = incoming(PLAIN, &[parent("01"), state.clone()]);
+    first.send(&[with, incoming(PLAIN, &[parent("01")])].concat())?;
+    for _ in 0..2 {
+        ensure!(first.response("GET")?.status == 200);
+        let call = relay.received.recv_timeout(PATIENCE)?;
+        compare("left open", &call, &Due::root(PLAIN), relay.injects)?;
+    }
+    let request = incoming(PLAIN, &[parent("01"), state]);
+    relay.run(&Case::new("another", request, Due::child(PLAIN, "01", "a=1")))?;
+    let expected = [
+        ("inject_states_full", 0),
+        ("inject_states", 1),
+        ("inject_inserted", 3),
+    ];
+    relay.finish(&expected)?;
+    // Open until here: its end would have taken the state out, too.
+    drop(first);
+    Ok(())
 }
 
 /// A state that is gone when a call is made for its request is missed by that call, and counted.
