@@ -142,6 +142,23 @@ fn state_of_parent(socket: &Socket, decision: &Decision) -> u32 {
     }
 }
 
+/// Another request follows in the send: it gets the `tracestate` and not the one before it. That may still be withheld, and the record of a request is stored
+/// under the place where it will begin.
+#[inline(always)]
+pub(crate) fn take_state_back(sk: u64, socket: &mut Socket) {
+    if global!(INJECT) == 0 || socket.planned <= inject::LINE {
+        return;
+    }
+    let Some(injection) = find(sk) else {
+        return;
+    };
+    if injection.state_slots != 0 {
+        injection.state_slots = 0;
+        socket.planned = socket.planned.wrapping_sub(injection.state_length);
+        count(Counter::InjectStatesWithheld);
+    }
+}
+
 /// A connection is over.
 #[inline(always)]
 pub(crate) fn forget(sk: u64, socket: &Socket) {
@@ -204,16 +221,12 @@ fn instruct(work: &Work, socket: &mut Socket, injection: &mut Injection) {
         return;
     }
     let kept = state_of_parent(socket, decision);
-    let others = injection.count != 0
-        && injection.state_slots != 0
-        && (injection.state_connection != decision.parent_connection
-            || injection.state_position != decision.parent_position);
     let choice = inject::choose(&Request {
         flags: work.head.flags,
         ending: work.ending,
         end: work.cursor,
         value_at: work.value_at,
-        state_line: if others { 0 } else { kept },
+        state_line: kept,
         method: work.head.method,
         proven: adopt::is_proven(socket),
         forwarded: !own
@@ -250,15 +263,13 @@ fn instruct(work: &Work, socket: &mut Socket, injection: &mut Injection) {
     slot.trace_id = trace_id;
     slot.span_id = u64::from_ne_bytes(decision.span_id);
     slot.trace_flags = u64::from(decision.trace_flags);
-    if index == 0 {
-        injection.state_slots = 0;
-    }
+    injection.state_slots = 0;
     if choice.length > inject::LINE {
         injection.state_sk = socket.request.parent_sk;
         injection.state_connection = decision.parent_connection;
         injection.state_position = decision.parent_position;
         injection.state_length = kept;
-        injection.state_slots |= 1 << index;
+        injection.state_slots = 1 << index;
     } else if socket.request.state_kept != 0 && work.head.flags & head_flags::STATE_LOST == 0 {
         count(Counter::InjectStatesWithheld);
     }

@@ -135,7 +135,7 @@ counters! {
     RootsSampled = 55, "roots_sampled";
     /// Requests whose `tracestate` is not carried on because `STATES` was full.
     InjectStatesFull = 56, "inject_states_full";
-    /// Requests that carry our context without its `tracestate`: they brought the `traceparent` alone, their send carries the state of another request, or it
+    /// Requests that carry our context without its `tracestate`: they brought the `traceparent` alone, another request follows in their send, or it
     /// was replaced or gone before it was written. Requests that get nothing are not among them.
     InjectStatesWithheld = 57, "inject_states_withheld";
 }
