@@ -26,7 +26,7 @@ use crate::{
     globals::{fault, faulty, global},
     kernel::sock,
     maps::{INJECTIONS, STATES, SWITCHES, add, count},
-    scratch::{self, View, Work},
+    scratch::{self, Work},
 };
 
 /// Places further inside a send than this are left alone: the kernel copies what lies before them.
@@ -254,6 +254,11 @@ fn instruct(work: &Work, socket: &mut Socket, injection: &mut Injection) {
         count(Counter::InjectNoRoom);
         return;
     }
+    // Before all else: the program on the send path may be at work for another thread, and looks at this again behind what it has read.
+    // SAFETY: a word of the entry.
+    unsafe { (&raw mut injection.pid_tgid).write_volatile(work.pid_tgid) };
+    // SAFETY: no instruction at all.
+    unsafe { asm!("", options(nostack)) };
     let slot = (&raw mut injection.slots).cast::<InjectionSlot>();
     let slot = slot.wrapping_add(bound_slot(u64::from(index)) as usize);
     // SAFETY: the index is below the number of slots.
@@ -274,7 +279,6 @@ fn instruct(work: &Work, socket: &mut Socket, injection: &mut Injection) {
         count(Counter::InjectStatesWithheld);
     }
     socket.planned = planned;
-    injection.pid_tgid = work.pid_tgid;
     injection.length = work.length;
     injection.start = if faulty(fault::INJECT_STALE) {
         work.write_seq.wrapping_sub(work.length)
