@@ -38,7 +38,7 @@ pub extern "C" fn ut_take_state(level: u32) -> u32 {
         return 0;
     }
     let (at, length) = scan::state_value(&view, &work.lines, end);
-    if length > state_line::LIMIT || work.kept.length != 0 {
+    if length > state_line::LIMIT || work.head.flags & head_flags::STATE_SEEN != 0 {
         work.head.flags |= head_flags::STATE_LOST;
     } else if length != 0 {
         work.kept.length = state_line::compose(&view, at, length, &mut work.kept.text);
@@ -46,6 +46,7 @@ pub extern "C" fn ut_take_state(level: u32) -> u32 {
             work.head.flags |= head_flags::STATE_LOST;
         }
     }
+    work.head.flags |= head_flags::STATE_SEEN;
     0
 }
 

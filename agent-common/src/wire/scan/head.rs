@@ -62,6 +62,8 @@ pub mod head_flags {
     pub const CARRIED_DECISION: u32 = 1 << 16;
     /// Likewise one that asks for debugging.
     pub const CARRIED_DEBUG: u32 = 1 << 17;
+    /// A `tracestate` was seen in a block before this one, also an empty one; of a head that is read.
+    pub const STATE_SEEN: u32 = 1 << 18;
     /// All that is known of another propagator's context.
     pub const CARRIED: u32 = CARRIED_TRACE
         | CARRIED_SPAN

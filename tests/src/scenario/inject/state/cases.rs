@@ -248,6 +248,30 @@ fn places() -> Vec<Case> {
             ..Case::new(name, incoming(PLAIN, &[parent("01"), padding, line]), due)
         });
     }
+    let empty = || "tracestate:\r\n".to_owned();
+    let padding = format!("X: {}\r\n", "y".repeat(BLOCK));
+    for (name, first, second) in [
+        ("an empty one in an earlier block", empty(), state()),
+        ("an empty one in a later block", state(), empty()),
+    ] {
+        let request = incoming(PLAIN, &[parent("01"), first, padding.clone(), second]);
+        all.push(Case {
+            dropped: 1,
+            ..Case::new(name, request, Due::child(PLAIN, "01", ""))
+        });
+    }
+    // With a line behind it: else its end would not be sure.
+    let first = incoming(PLAIN, &[parent("01"), empty(), "X: y\r\n".to_owned()]);
+    let first = first[..first.len() - 2].to_vec();
+    all.push(Case {
+        sends: vec![first, (state() + "\r\n").into()],
+        dropped: 1,
+        ..Case::new(
+            "an empty one in an earlier read",
+            Vec::new(),
+            Due::child(PLAIN, "01", ""),
+        )
+    });
     let whole = incoming(PLAIN, &[parent("01"), state()]);
     for (name, behind, carried) in [
         ("its line cut by a read", 4, true),
