@@ -89,7 +89,7 @@ impl Due {
         }
     }
 
-    fn with(call: &str, lines: &str, unknown: Unknown) -> Self {
+    pub(super) fn with(call: &str, lines: &str, unknown: Unknown) -> Self {
         let requests = call.matches("\r\n\r\n").count() as u64;
         Self {
             sent: call.into(),
@@ -106,9 +106,24 @@ pub(super) fn parent(flags: &str) -> String {
     format!("traceparent: 00-{TRACE}-{PARENT}-{flags}\r\n")
 }
 
+/// The line of another one.
+pub(super) fn other_context() -> String {
+    format!("traceparent: 00-{OTHER_TRACE}-{PARENT}-01\r\n")
+}
+
 /// A request with these lines, for which the service sends this call.
 pub(super) fn incoming(call: &str, lines: &[String]) -> Vec<u8> {
-    let path: String = call.bytes().map(|byte| format!("{byte:02x}")).collect();
+    incoming_in(&[&[call]], lines)
+}
+
+/// A request with these lines, for which the service makes these sends of these buffers.
+fn incoming_in(sends: &[&[&str]], lines: &[String]) -> Vec<u8> {
+    let buffer = |text: &&str| -> String { text.bytes().map(|b| format!("{b:02x}")).collect() };
+    let send = |buffers: &&[&str]| -> String {
+        let buffers: Vec<_> = buffers.iter().map(buffer).collect();
+        buffers.join("+")
+    };
+    let path = sends.iter().map(send).collect::<Vec<_>>().join("-");
     let lines = lines.concat();
     format!("GET /{path} HTTP/1.1\r\nHost: shop.test\r\n{lines}\r\n").into_bytes()
 }
@@ -117,6 +132,7 @@ pub(super) fn cases() -> Vec<Case> {
     let mut all = values();
     all.extend(places());
     all.extend(calls());
+    all.extend(pieces());
     all
 }
 
@@ -248,6 +264,16 @@ fn places() -> Vec<Case> {
             ..Case::new(name, incoming(PLAIN, &[parent("01"), padding, line]), due)
         });
     }
+    let at = incoming(PLAIN, &[parent("01"), "X: \r\n".to_owned()]).len() - 2;
+    let padding = format!("X: {}\r\n", "y".repeat(BLOCK - state().len() - at));
+    all.push(Case {
+        dropped: 1,
+        ..Case::new(
+            "a block that ends with its line",
+            incoming(PLAIN, &[parent("01"), padding, state()]),
+            Due::child(PLAIN, "01", ""),
+        )
+    });
     let empty = || "tracestate:\r\n".to_owned();
     let padding = format!("X: {}\r\n", "y".repeat(BLOCK));
     for (name, first, second) in [
@@ -303,7 +329,7 @@ fn calls() -> Vec<Case> {
     let forwarded = with(&(parent("01") + "tracestate: a=1\r\n"));
     let part = with(&parent("01"));
     let tunnel = "CONNECT b:80 HTTP/1.1\r\nHost: b\r\n\r\n";
-    let own = with(&format!("traceparent: 00-{OTHER_TRACE}-{PARENT}-01\r\n"));
+    let own = with(&other_context());
     let own_state = with("TraceState: b=2\r\n");
     let padding = format!("X: {}\r\n", "y".repeat(BLOCK - KEPT - 100));
     let cut_state = with(&format!("{padding}tracestate: {}\r\n", "v".repeat(400)));
@@ -335,5 +361,39 @@ fn calls() -> Vec<Case> {
                 },
             )
         },
+    ]
+}
+
+/// How the call is handed to the kernel.
+fn pieces() -> Vec<Case> {
+    let lines = [parent("01"), "tracestate: a=1,b=2\r\n".to_owned()];
+    let case = |name, sends: &[&[&str]]| {
+        let call = sends.concat().concat();
+        let request = incoming_in(sends, &lines);
+        Case::new(name, request, Due::child(&call, "01", "a=1,b=2"))
+    };
+    let long = format!(
+        "GET /call HTTP/1.1\r\nHost: b\r\nX: {}\r\n\r\n",
+        "y".repeat(5000)
+    );
+    let (start, rest) = long.split_at(700);
+    let (most, end) = rest.split_at(rest.len() - 3);
+    let (head, line) = PLAIN.split_at(PLAIN.len() - 2);
+    let (head_and_one, line_and_one) = PLAIN.split_at(PLAIN.len() - 3);
+    let (nearly, newline) = PLAIN.split_at(PLAIN.len() - 1);
+    vec![
+        case("the empty line alone", &[&[head], &[line]]),
+        case(
+            "the empty line and a byte",
+            &[&[head_and_one], &[line_and_one]],
+        ),
+        case("more than a page", &[&[&long]]),
+        case("several buffers", &[&[start, most, end]]),
+        case("buffers, then the end", &[&[start, most], &[end]]),
+        Case::new(
+            "the empty line cut",
+            incoming_in(&[&[nearly], &[newline]], &lines),
+            Due::unchanged(PLAIN),
+        ),
     ]
 }
