@@ -12,7 +12,7 @@ use crate::{
     conn::{Request, Socket, find, flags, request_flags},
     globals::{fault, faulty, global},
     kernel::task,
-    maps::{FORWARDS, HANDOVERS, THREADS, count},
+    maps::{FORWARDS, HANDOVERS, STATES, THREADS, count},
     scratch::{Work, add},
 };
 
@@ -345,7 +345,7 @@ pub(crate) fn close(sk: u64, socket: &mut Socket, at: Place) {
     // 0 where a claim of the request before this one was taken back late.
     let alone = unsafe { core::ptr::from_ref(claims).read_volatile() } <= 1;
     if alone && place(socket) == at {
-        subtract(sk, socket);
+        subtract(sk, socket, at.position);
     } else if alone {
         add(claims, 1u64.wrapping_neg());
     } else {
@@ -357,10 +357,13 @@ pub(crate) fn close(sk: u64, socket: &mut Socket, at: Place) {
     }
 }
 
-/// Takes the open request of a connection from the counts.
+/// Takes the open request of a connection, which began at `position`, from the counts.
 #[inline(never)]
-fn subtract(sk: u64, socket: &mut Socket) {
+fn subtract(sk: u64, socket: &mut Socket, position: u64) {
     let request = &mut socket.request;
+    if global!(INJECT) != 0 && request.state_kept != 0 {
+        forget_state(sk, request, position);
+    }
     let before = request.flags;
     request.flags = 0;
     if before & request_flags::OWNED != 0 {
@@ -394,6 +397,29 @@ fn subtract(sk: u64, socket: &mut Socket) {
                 add(&forward.requests, 1u64.wrapping_neg());
             }
         }
+    }
+}
+
+/// A new request takes the place of a connection's newest one: where that was left open by all who came to close it, its `tracestate` is nobody's any more.
+#[inline(always)]
+pub(crate) fn replace_state(sk: u64, socket: &mut Socket) {
+    if global!(INJECT) != 0 && socket.request.state_kept != 0 {
+        socket.request.state_kept = 0;
+        let _ = STATES.remove(sk);
+    }
+}
+
+/// Takes out the `tracestate` of the request that began at `position`. The next one of the connection may have left its own meanwhile, which stays, and so does
+/// its mark.
+#[inline(always)]
+fn forget_state(sk: u64, request: &mut Request, position: u64) {
+    let Some(kept) = STATES.get_ptr(sk) else {
+        return;
+    };
+    // SAFETY: a word of the entry.
+    if unsafe { (*kept).position } == position {
+        request.state_kept = 0;
+        let _ = STATES.remove(sk);
     }
 }
 

@@ -118,6 +118,8 @@ pub mod fault {
     pub const CLOSE_CONTENDED: u32 = 1 << 13;
     /// What is taken for a request on a connection older than the agent gets a header without more proof: the negative control of that proof.
     pub const INJECT_EAGERLY: u32 = 1 << 14;
+    /// What is kept in `STATES` is gone at once.
+    pub const STATES_VANISH: u32 = 1 << 15;
 }
 
 /// Reads a global: volatile, because the value that the compiler sees is not the one that the program will see.

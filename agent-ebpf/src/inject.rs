@@ -8,14 +8,14 @@ use core::arch::asm;
 use agent_common::{
     abi::{
         Counter, Decision, Direction, Header, Injection, InjectionSlot, InjectionState, Kind,
-        PolicyKind, Source, decision_flags, switches,
+        PolicyKind, decision_flags, switches,
     },
     kernel_fields::ABSENT,
     wire::{
         http1,
         inject::{self, Action, Reason, Request},
         propagator,
-        scan::{self, Bytes as _, head_flags},
+        scan::head_flags,
     },
 };
 
@@ -26,7 +26,7 @@ use crate::{
     globals::{fault, faulty, global},
     kernel::sock,
     maps::{INJECTIONS, STATES, SWITCHES, add, count},
-    scratch::{self, View, Work},
+    scratch::{self, Work},
 };
 
 /// Places further inside a send than this are left alone: the kernel copies what lies before them.
@@ -124,105 +124,50 @@ pub(crate) fn inserted(sk: u64, socket: &Socket, sequence: u32) -> u32 {
     }
 }
 
-/// Takes the value of the `tracestate` among the lines found: of a request that is read.
-///
-/// A global function: the verifier checks it once.
-#[unsafe(no_mangle)]
-#[inline(never)]
-pub extern "C" fn ut_take_state(level: u32) -> u32 {
-    let Some(scratch) = scratch::get(level) else {
-        return 0;
-    };
-    let view = View::of(scratch);
-    let work = &mut scratch.work;
-    let (at, length) = scan::state_value(&view, &work.lines);
-    if length > u64::from(inject::STATE_LIMIT) || work.lines.states() > 1 || work.kept.length != 0 {
-        work.head.flags |= head_flags::STATE_LOST;
-        return 0;
-    }
-    let mut wrong = 0;
-    for index in 0..work.kept.value.len() {
-        let word = view.word(at.wrapping_add(index as u64 * 8));
-        work.kept.value[index] = word;
-        if (index as u64) < length >> 3 {
-            wrong |= inject::not_visible(word);
-        }
-    }
-    let last = view.word(at.wrapping_add(length & !7));
-    wrong |= inject::not_visible(inject::lowest(last, length));
-    if wrong == 0 {
-        work.kept.length = length as u32;
-    } else {
-        work.head.flags |= head_flags::STATE_LOST;
-    }
-    0
-}
-
-/// Keeps the `tracestate` of the request that was read and decided, if its own context was adopted.
-///
-/// A global function: the verifier checks it once.
-#[unsafe(no_mangle)]
-#[inline(never)]
-pub extern "C" fn ut_keep_state(level: u32) -> u32 {
-    let Some(scratch) = scratch::get(level) else {
-        return 0;
-    };
-    let work = &mut scratch.work;
-    let adopted = work.direction == Direction::Receive as u32
-        && work.decisions != 0
-        && work.decision.position == work.message_start
-        && work.decision.direction == Direction::Receive as u8
-        && work.head.flags & head_flags::TRACEPARENT != 0
-        && decide::words(work.decision.trace_id) == work.head.trace_id;
-    if !adopted {
-        return 0;
-    }
-    if work.head.flags & head_flags::STATE_LOST != 0 {
-        count(Counter::InjectStatesDropped);
-        return 0;
-    }
-    let Some(socket) = conn::find(work.sk) else {
-        return 0;
-    };
-    if work.kept.length == 0 {
-        return 0;
-    }
-    work.kept.sk = work.sk;
-    work.kept.position = work.decision.position;
-    if STATES.insert(work.sk, &work.kept, 0).is_ok() {
-        socket.flags |= flags::STATE_KEPT;
-    } else {
-        count(Counter::InjectStatesDropped);
-    }
-    0
-}
-
-/// The `tracestate` of the request on whose behalf a request is sent, as length; 0 for none.
+/// Bytes of the `tracestate` line of the request on whose behalf a request is sent, 0 for none, also where it is gone.
 #[inline(always)]
 fn state_of_parent(socket: &Socket, decision: &Decision) -> u32 {
-    let parent = socket.request.parent_sk;
-    if parent == 0 || decision.source != Source::Causal as u8 {
+    if socket.request.state_kept == 0 {
         return 0;
     }
-    let Some(kept) = STATES.get_ptr(parent) else {
+    let Some(kept) = STATES.get_ptr(socket.request.parent_sk) else {
         return 0;
     };
-    // SAFETY: plain words; who uses the bytes looks again whose they are.
+    // SAFETY: plain words. They may be replaced meanwhile: who uses the line looks again, at a copy.
     let kept = unsafe { &*kept };
-    if kept.sk == parent && kept.position == decision.parent_position {
-        kept.length
+    if kept.connection == decision.parent_connection && kept.position == decision.parent_position {
+        kept.length as u32
     } else {
         0
+    }
+}
+
+/// Another request follows in the send: it gets the `tracestate` and not the one before it. That may still be withheld, and the record of a request is stored
+/// under the place where it will begin.
+#[inline(always)]
+pub(crate) fn take_state_back(sk: u64, socket: &mut Socket) {
+    if global!(INJECT) == 0 || socket.planned <= inject::LINE {
+        return;
+    }
+    let Some(injection) = find(sk) else {
+        return;
+    };
+    if injection.state_slots != 0 {
+        injection.state_slots = 0;
+        socket.planned = socket.planned.wrapping_sub(injection.state_length);
+        count(Counter::InjectStatesWithheld);
     }
 }
 
 /// A connection is over.
 #[inline(always)]
 pub(crate) fn forget(sk: u64, socket: &Socket) {
-    if global!(INJECT) != 0 && socket.has(flags::STATE_KEPT) {
-        let _ = STATES.remove(sk);
+    if global!(INJECT) == 0 {
+        return;
     }
-    if global!(INJECT) != 0 && (socket.has(flags::INJECTABLE) || adopt::is_left(sk, socket)) {
+    // Whether it has one is not asked: of two that came to close its last request, each may have left it to the other.
+    let _ = STATES.remove(sk);
+    if socket.has(flags::INJECTABLE) || adopt::is_left(sk, socket) {
         let _ = INJECTIONS.remove(sk);
     }
 }
@@ -275,18 +220,13 @@ fn instruct(work: &Work, socket: &mut Socket, injection: &mut Injection) {
         count(Counter::InjectOwnContext);
         return;
     }
-    let mut state_length = state_of_parent(socket, decision);
-    if state_length != 0 && injection.count != 0 && injection.state_length != 0 {
-        // One for each send.
-        count(Counter::InjectStatesDropped);
-        state_length = 0;
-    }
+    let kept = state_of_parent(socket, decision);
     let choice = inject::choose(&Request {
         flags: work.head.flags,
         ending: work.ending,
         end: work.cursor,
         value_at: work.value_at,
-        state_length,
+        state_line: kept,
         method: work.head.method,
         proven: adopt::is_proven(socket),
         forwarded: !own
@@ -314,6 +254,11 @@ fn instruct(work: &Work, socket: &mut Socket, injection: &mut Injection) {
         count(Counter::InjectNoRoom);
         return;
     }
+    // Before all else: the program on the send path may be at work for another thread, and looks at this again behind what it has read.
+    // SAFETY: a word of the entry.
+    unsafe { (&raw mut injection.pid_tgid).write_volatile(work.pid_tgid) };
+    // SAFETY: no instruction at all.
+    unsafe { asm!("", options(nostack)) };
     let slot = (&raw mut injection.slots).cast::<InjectionSlot>();
     let slot = slot.wrapping_add(bound_slot(u64::from(index)) as usize);
     // SAFETY: the index is below the number of slots.
@@ -323,17 +268,17 @@ fn instruct(work: &Work, socket: &mut Socket, injection: &mut Injection) {
     slot.trace_id = trace_id;
     slot.span_id = u64::from_ne_bytes(decision.span_id);
     slot.trace_flags = u64::from(decision.trace_flags);
-    if index == 0 {
-        injection.state_length = 0;
-    }
+    injection.state_slots = 0;
     if choice.length > inject::LINE {
         injection.state_sk = socket.request.parent_sk;
+        injection.state_connection = decision.parent_connection;
         injection.state_position = decision.parent_position;
-        injection.state_length = state_length;
-        injection.state_slot = index;
+        injection.state_length = kept;
+        injection.state_slots = 1 << index;
+    } else if socket.request.state_kept != 0 && work.head.flags & head_flags::STATE_LOST == 0 {
+        count(Counter::InjectStatesWithheld);
     }
     socket.planned = planned;
-    injection.pid_tgid = work.pid_tgid;
     injection.length = work.length;
     injection.start = if faulty(fault::INJECT_STALE) {
         work.write_seq.wrapping_sub(work.length)

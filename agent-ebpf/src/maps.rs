@@ -35,7 +35,7 @@ pub(crate) const RUNTIMES_MAX: u32 = 4_096;
 pub(crate) const RULES_MAX: u32 = 8_192;
 /// Connections into whose requests something is written: 2 MB, or one entry where that is off.
 pub(crate) const INJECTIONS_MAX: u32 = 8_192;
-/// Connections whose newest request brought a `tracestate` along: 1.3 MB, or one entry where nothing is written.
+/// Open requests that brought a `tracestate` along: 1.5 MB, or one entry where nothing is written.
 pub(crate) const STATES_MAX: u32 = 4_096;
 /// Networks whose context is taken.
 pub(crate) const TRUSTED_MAX: u32 = 256;

@@ -85,7 +85,7 @@ counters! {
     InjectInserted = 30, "inject_inserted";
     /// Requests whose forwarded header got another parent id.
     InjectRewritten = 31, "inject_rewritten";
-    /// Requests with a context of their own.
+    /// Requests with a context of their own, or with a `tracestate` alone.
     InjectOwnContext = 32, "inject_own_context";
     /// Requests whose start was not proven.
     InjectUnproven = 33, "inject_unproven";
@@ -125,7 +125,7 @@ counters! {
     PropagatorMalformed = 50, "propagator_malformed";
     /// `tracestate` lines written beside a `traceparent`.
     InjectStates = 51, "inject_states";
-    /// Requests whose `tracestate` is not carried on: malformed, longer than 256 bytes, in several lines, cut, or beyond what is kept at one time.
+    /// Requests whose `tracestate` is not carried on: malformed, longer than 256 bytes, in several lines, or cut.
     InjectStatesDropped = 52, "inject_states_dropped";
     /// Sends and receives whose program found nothing to go on with: seen by nobody.
     BodiesMissing = 53, "bodies_missing";
@@ -133,6 +133,11 @@ counters! {
     RulesFull = 54, "rules_full";
     /// Traces that began here and are kept; counted only where their rate is limited.
     RootsSampled = 55, "roots_sampled";
+    /// Requests whose `tracestate` is not carried on because `STATES` was full.
+    InjectStatesFull = 56, "inject_states_full";
+    /// Requests that carry our context without its `tracestate`: they brought the `traceparent` alone, another request follows in their send, or it
+    /// was replaced or gone before it was written. Requests that get nothing are not among them.
+    InjectStatesWithheld = 57, "inject_states_withheld";
 }
 
 impl Counter {

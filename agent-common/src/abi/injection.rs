@@ -2,7 +2,7 @@
 
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
-use crate::wire::inject::STATE_LIMIT;
+use crate::wire::state_line::{self, WORDS};
 
 /// Where a connection stands. Numbers of [`Injection::state`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -67,36 +67,90 @@ pub struct Injection {
     pub start: u32,
     /// Sequence number behind the last byte that was put in: as long as `write_seq` is below it, `inserted` counts bytes that are still to come.
     pub until: u32,
-    /// Key in `STATES` of the `tracestate` that goes into the slot below, and position of the request that brought it in; 0 for none.
+    /// Key in `STATES` of the `tracestate` line that goes into some of the slots.
     pub state_sk: u64,
-    /// Position of that request.
+    /// [`KeptState::connection`] of that line: the one that is found there must have it.
+    pub state_connection: u64,
+    /// [`KeptState::position`], likewise.
     pub state_position: u64,
-    /// Bytes of its value, at most [`STATE_LIMIT`](crate::wire::inject::STATE_LIMIT).
+    /// [`KeptState::length`], likewise.
     pub state_length: u32,
-    /// Index of the slot.
-    pub state_slot: u32,
+    /// One bit for each slot that gets the line, from the lowest.
+    pub state_slots: u32,
     /// What to write, in order of place.
     pub slots: [InjectionSlot; InjectionSlot::COUNT],
 }
 
-const _: () = assert!(size_of::<InjectionSlot>() == 40 && size_of::<Injection>() == 224);
+const _: () = assert!(size_of::<InjectionSlot>() == 40 && size_of::<Injection>() == 232);
 
-/// Value of `STATES` (key: sock pointer): the `tracestate` of the newest request of a connection that had one, as it came.
-#[derive(
-    Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout,
-)]
+/// Value of `STATES` (key: sock pointer): the `tracestate` of the open request of a connection, as the line that is written for it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
 #[repr(C)]
 pub struct KeptState {
-    /// The key: an entry that is replaced while somebody reads it differs in this or in the position.
-    pub sk: u64,
+    /// The connection. No other request has this and the position.
+    pub connection: u64,
     /// Position of the request's first byte.
     pub position: u64,
-    /// Bytes of the value.
-    pub length: u32,
-    #[doc(hidden)]
-    pub reserved: u32,
-    /// The value, the first byte lowest.
-    pub value: [u64; STATE_LIMIT as usize / 8],
+    /// Bytes of the line, 0 for none.
+    pub length: u64,
+    /// [`KeptState::seal_of`] the rest: a copy that was made while the entry was replaced has another one.
+    pub seal: u64,
+    /// The line with its CRLF, the first byte lowest; 0 behind it.
+    pub text: [u64; WORDS],
 }
 
-const _: () = assert!(size_of::<KeptState>() == 24 + STATE_LIMIT as usize);
+impl Default for KeptState {
+    fn default() -> Self {
+        Self {
+            connection: 0,
+            position: 0,
+            length: 0,
+            seal: 0,
+            text: [0; WORDS],
+        }
+    }
+}
+
+impl KeptState {
+    /// Words of it.
+    pub const WORDS: usize = size_of::<Self>() / 8;
+
+    /// The seal that it should have.
+    #[must_use]
+    #[inline(always)]
+    pub fn seal_of(&self) -> u64 {
+        let mut seal = state_line::mix(self.connection, self.position);
+        seal = state_line::mix(seal, self.length);
+        for word in &self.text {
+            seal = state_line::mix(seal, *word);
+        }
+        seal
+    }
+}
+
+const _: () = assert!(size_of::<KeptState>() == 32 + WORDS * 8);
+
+#[cfg(test)]
+mod tests {
+    use zerocopy::transmute;
+
+    use super::*;
+
+    #[test]
+    fn a_state_of_which_one_word_was_replaced_has_another_seal() {
+        let mut state = KeptState {
+            connection: 1,
+            position: 2,
+            length: 15,
+            ..KeptState::default()
+        };
+        state.seal = state.seal_of();
+        let words: [u64; KeptState::WORDS] = transmute!(state);
+        for index in 0..KeptState::WORDS {
+            let mut changed = words;
+            changed[index] ^= 1 << 7;
+            let changed: KeptState = transmute!(changed);
+            assert_ne!(changed.seal, changed.seal_of(), "word {index}");
+        }
+    }
+}

@@ -8,20 +8,12 @@
 
 use super::{
     scan::{MethodKind, head_flags},
+    state_line,
     traceparent::{FLAG_RANDOM, FLAG_SAMPLED},
 };
 
 /// Bytes of the line `traceparent: 00-...-...-ff CRLF`.
 pub const LINE: u32 = 70;
-
-/// Bytes of a `tracestate` line before its value: name, colon, space.
-pub const STATE_NAME: u32 = 12;
-
-/// Bytes of a `tracestate` line without its value: those and CRLF.
-pub const STATE_LINE: u32 = STATE_NAME + 2;
-
-/// The longest `tracestate` that is written beside a `traceparent`, bytes.
-pub const STATE_LIMIT: u32 = 256;
 
 /// Bytes of a `traceparent` value up to and with its parent id.
 pub const VALUE: u32 = 52;
@@ -53,7 +45,7 @@ pub enum Action {
 pub enum Reason {
     /// Something is.
     None = 0,
-    /// It carries a context that is not the caller's, or one that is malformed.
+    /// It carries a context that is not the caller's, one that is malformed, or a `tracestate` alone.
     OwnContext = 1,
     /// That its first byte begins a message was taken from the bytes alone, and not from where the message before it ended.
     Unproven = 2,
@@ -76,8 +68,8 @@ pub struct Request {
     pub end: u32,
     /// Where in this send the `traceparent` value begins; [`GONE`] when it does not.
     pub value_at: u32,
-    /// Bytes of the `tracestate` that the adopted context has, 0 for none.
-    pub state_length: u32,
+    /// Bytes of the `tracestate` line that goes in behind the `traceparent`, 0 for none.
+    pub state_line: u32,
     /// A [`MethodKind`].
     pub method: u8,
     /// Its first byte is where the message before it ended.
@@ -101,7 +93,8 @@ pub struct Choice {
     pub length: u32,
 }
 
-/// Decides what is written into a request. A request that names a context, in whatever form, never gets a second one.
+/// Decides what is written into a request. A request that names a context, in whatever form, never gets a second one. Nor does one with a `tracestate`
+/// alone get a `traceparent`: without one it counts for nothing (Trace Context section 3.3), beside ours it would be taken for a part of our context.
 #[must_use]
 #[inline(always)]
 pub fn choose(request: &Request) -> Choice {
@@ -131,23 +124,25 @@ pub fn choose(request: &Request) -> Choice {
             length: 0,
         };
     }
+    if request.flags & head_flags::STATE_LOST != 0 {
+        return nothing(Reason::OwnContext);
+    }
     if request.ending != EMPTY_LINE {
         return nothing(Reason::LineEnds);
     }
     if request.end < 2 {
         return nothing(Reason::Split);
     }
-    let state = request.state_length;
-    let state = if state == 0 || state > STATE_LIMIT {
+    let state_line = if u64::from(request.state_line) > state_line::LONGEST {
         0
     } else {
-        state + STATE_LINE
+        request.state_line
     };
     Choice {
         action: Action::Insert,
         reason: Reason::None,
         at: request.end - 2,
-        length: LINE + state,
+        length: LINE + state_line,
     }
 }
 
@@ -186,36 +181,6 @@ pub fn write_line<S: Sink>(sink: &mut S, trace_id: [u64; 2], span_id: u64, trace
     let flags = hex(u32::from(trace_flags & (FLAG_SAMPLED | FLAG_RANDOM)));
     sink.half(66, flags as u16);
     sink.half(68, u16::from_le_bytes(*b"\r\n"));
-}
-
-/// Writes the name of a `tracestate` line: [`STATE_NAME`] bytes.
-#[inline(always)]
-pub fn write_state_name<S: Sink>(sink: &mut S) {
-    sink.word(0, u64::from_le_bytes(*b"tracesta"));
-    sink.half(8, u16::from_le_bytes(*b"te"));
-    sink.half(10, u16::from_le_bytes(*b": "));
-}
-
-const fn each(byte: u8) -> u64 {
-    0x0101_0101_0101_0101 * byte as u64
-}
-
-/// 0 when all bytes of a word are visible ASCII or blanks: what a header value may be made of. Without branches, for the verifier's sake.
-#[must_use]
-#[inline(always)]
-pub const fn not_visible(word: u64) -> u64 {
-    let control = word.wrapping_sub(each(0x20)) & !word;
-    let delete = word ^ each(0x7f);
-    let delete = delete.wrapping_sub(each(1)) & !delete;
-    (word | control | delete) & each(0x80)
-}
-
-/// The lowest `length & 7` bytes of a word, and blanks.
-#[must_use]
-#[inline(always)]
-pub const fn lowest(word: u64, length: u64) -> u64 {
-    let mask = (1 << ((length & 7) * 8)) - 1;
-    word & mask | each(b' ') & !mask
 }
 
 /// Writes the 16 digits of a span id.
@@ -267,7 +232,7 @@ mod tests {
         ending: EMPTY_LINE,
         end: 100,
         value_at: GONE,
-        state_length: 0,
+        state_line: 0,
         method: MethodKind::Other as u8,
         proven: true,
         forwarded: false,
@@ -293,16 +258,16 @@ mod tests {
 
     #[test]
     fn takes_a_tracestate_along_when_it_is_short() {
-        let length = |state_length| {
+        let length = |state_line| {
             choose(&Request {
-                state_length,
+                state_line,
                 ..PLAIN
             })
             .length
         };
-        assert_eq!(length(1), LINE + 15);
-        assert_eq!(length(256), LINE + 270);
-        assert_eq!(length(257), LINE);
+        assert_eq!(length(15), LINE + 15);
+        assert_eq!(length(270), LINE + 270);
+        assert_eq!(length(271), LINE);
     }
 
     #[test]
@@ -313,6 +278,8 @@ mod tests {
             head_flags::TRACEPARENT_TWICE,
             head_flags::TRACEPARENT_CUT,
             head_flags::TRACEPARENT | head_flags::TRACEPARENT_CUT,
+            head_flags::TRACEPARENT | head_flags::STATE_LOST,
+            head_flags::STATE_LOST,
         ] {
             let value_at = 10;
             let own = Request {
@@ -332,8 +299,10 @@ mod tests {
             value_at: 10,
             ..PLAIN
         };
-        let choice = choose(&forwarded);
-        assert_eq!((choice.action, choice.at), (Action::Rewrite, 10));
+        for flags in [forwarded.flags, forwarded.flags | head_flags::STATE_LOST] {
+            let choice = choose(&Request { flags, ..forwarded });
+            assert_eq!((choice.action, choice.at), (Action::Rewrite, 10));
+        }
         for value_at in [GONE, GONE - 3, 49, 100] {
             assert_eq!(
                 reason(Request {
@@ -418,16 +387,16 @@ mod tests {
         #[test]
         fn stays_within_the_head(
             flags: u32, ending in prop::sample::select(vec![EMPTY_LINE, 0, u32::MAX]), end: u32, value_at: u32,
-            state_length: u32, method in 0..3u8, proven: bool, forwarded: bool, behind_connect: bool,
+            state_line: u32, method in 0..3u8, proven: bool, forwarded: bool, behind_connect: bool,
         ) {
-            let request = Request { flags, ending, end, value_at, state_length, method, proven, forwarded, behind_connect };
+            let request = Request { flags, ending, end, value_at, state_line, method, proven, forwarded, behind_connect };
             let choice = choose(&request);
             match choice.action {
                 Action::Nothing => prop_assert_ne!(choice.reason, Reason::None),
                 Action::Insert => {
                     prop_assert_eq!(choice.at + 2, end);
-                    prop_assert!((LINE..=LINE + STATE_LINE + STATE_LIMIT).contains(&choice.length));
-                    prop_assert_eq!(flags & (head_flags::TRACEPARENT | head_flags::TRACEPARENT_BAD), 0);
+                    prop_assert!((LINE..=LINE + state_line::LONGEST as u32).contains(&choice.length));
+                    prop_assert_eq!(flags & (head_flags::ANY_TRACEPARENT | head_flags::STATE_LOST), 0);
                     prop_assert!(proven && !behind_connect);
                 }
                 Action::Rewrite => {
@@ -436,34 +405,5 @@ mod tests {
                 }
             }
         }
-    }
-
-    #[test]
-    fn tells_what_a_header_value_is_made_of() {
-        for byte in 0..=u8::MAX {
-            for at in 0..8 {
-                let mut bytes = *b"a=b,c=d ";
-                bytes[at] = byte;
-                let word = u64::from_le_bytes(bytes);
-                let visible = matches!(byte, b' '..=b'~');
-                assert_eq!(not_visible(word) == 0, visible, "{byte:#x} at {at}");
-                for length in 0..8 {
-                    let kept = lowest(word, 8 + length as u64);
-                    let expected = visible || at >= length;
-                    assert_eq!(
-                        not_visible(kept) == 0,
-                        expected,
-                        "{byte:#x} at {at} of {length}"
-                    );
-                }
-            }
-        }
-    }
-
-    #[test]
-    fn names_a_state_as_the_specification_does() {
-        let mut text = Text([0; LINE as usize]);
-        write_state_name(&mut text);
-        assert_eq!(&text.0[..STATE_NAME as usize], b"tracestate: ");
     }
 }

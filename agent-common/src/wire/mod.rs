@@ -9,5 +9,6 @@ pub mod inject;
 pub mod propagator;
 pub mod sampling;
 pub mod scan;
+pub mod state_line;
 pub mod traceparent;
 pub mod tracestate;

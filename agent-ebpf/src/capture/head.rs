@@ -9,7 +9,7 @@ use super::step::{CHUNKS, DONE, MORE, lose};
 use super::unfinished::drop_saved;
 use crate::{
     conn::{self, Socket, request_flags},
-    context, decide, emit,
+    context, decide, emit, inject,
     maps::count,
     scratch::{self, Work},
 };
@@ -40,6 +40,9 @@ fn complete(work: &mut Work, socket: &mut Socket, direction: usize) -> u32 {
     let end = work.position.wrapping_add(u64::from(work.cursor));
     let is_request = http1::is_request(&work.head);
     let receive = work.direction == Direction::Receive as u32;
+    if is_request && !receive {
+        inject::take_state_back(work.sk, socket);
+    }
     let start = work.message_start;
     if start >= work.position.wrapping_add(u64::from(work.block_offset)) && work.head_length == 0 {
         work.head_length = (end - start) as u32;

@@ -4,7 +4,7 @@
 //! The bytes are looked at by [`agent_common::wire::scan`] alone.
 //!
 //! [`step`] deals with one message of a segment, or one block of one; [`lines`] runs the scanner, [`head`] acts on a complete head, [`unfinished`]
-//! keeps one that a segment boundary cuts, [`chunks`] finds the end of a chunked body. [`block`] reads bytes of the process, [`ship`] writes the records.
+//! keeps one that a segment boundary cuts, [`state`] the `tracestate` of one, [`chunks`] finds the end of a chunked body. [`block`] reads bytes of the process, [`ship`] writes the records.
 
 mod block;
 mod carried;
@@ -12,6 +12,7 @@ mod chunks;
 mod head;
 mod lines;
 mod ship;
+mod state;
 mod step;
 mod unfinished;
 
@@ -30,6 +31,7 @@ use self::{
     chunks::ut_chunks,
     head::{finish_request, ut_complete},
     ship::{finish_block, ut_snapshot},
+    state::ut_keep_state,
     step::{CHUNKS, COMPLETE, DONE, FRESH, ut_step},
 };
 use crate::{
@@ -37,7 +39,7 @@ use crate::{
     conn::{self, Socket, flags, ut_first_seen},
     decide,
     globals::global,
-    inject::{self, ut_instruct, ut_keep_state, ut_release},
+    inject::{self, ut_instruct, ut_release},
     kernel::sock::{IPPROTO_MPTCP, Identity},
     scratch::{self, Work},
 };

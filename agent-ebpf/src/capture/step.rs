@@ -16,12 +16,12 @@ use super::{
     carried::ut_carried,
     lines::{outcome, ut_find_lines, ut_judge, ut_traceparent},
     ship::{BEHIND_HEAD, DETECT, finish_block, ship_again, unknown, want_snapshot},
+    state::ut_take_state,
     unfinished::{drop_saved, keep_carry, restore, save},
 };
 use crate::{
     conn::{self, Socket, Stream, flags},
     globals::global,
-    inject::ut_take_state,
     maps::count,
     scratch::{self, Scratch, Work},
 };
@@ -255,8 +255,7 @@ fn scan_step(level: u32, scratch: *mut Scratch, socket: &mut Socket, direction: 
     if global!(PROPAGATORS) != 0 {
         ut_carried(level);
     }
-    if global!(INJECT) != 0 && direction == Direction::Receive as usize && work.lines.states() != 0
-    {
+    if global!(INJECT) != 0 && work.lines.states() != 0 {
         ut_take_state(level);
     }
     let result = ut_judge(level);

@@ -37,10 +37,8 @@ pub(crate) mod flags {
     pub(crate) const UNDER_WAY: u32 = 1 << 12;
     /// Context that comes from the peer is taken.
     pub(crate) const TRUSTED: u32 = 1 << 13;
-    /// It stands in `STATES`.
-    pub(crate) const STATE_KEPT: u32 = 1 << 14;
     /// Its `Close` was written; the entry goes with the socket.
-    pub(crate) const CLOSE_TOLD: u32 = 1 << 15;
+    pub(crate) const CLOSE_TOLD: u32 = 1 << 14;
 }
 
 /// Bits of [`Request::flags`].
@@ -74,6 +72,10 @@ pub(crate) struct Request {
     pub(crate) flags: u32,
     /// The owner's epoch, its low bits.
     pub(crate) owner_epoch: u32,
+    /// 1: its `tracestate` stands in `STATES`; of a client request that of the one on whose behalf it is, when it was decided. Not one of the flags: it is set
+    /// when the request can be found, and another CPU may be closing it.
+    pub(crate) state_kept: u32,
+    pub(crate) reserved: u32,
 }
 
 /// Whether the connection's chunked message is one of this direction.

@@ -163,6 +163,7 @@ pub(crate) fn server(work: &mut Work, socket: &mut Socket) {
     if several {
         context::close(work.sk, socket, context::place(socket));
     }
+    context::replace_state(work.sk, socket);
     if socket.role == Role::Unknown as u8 {
         socket.role = Role::Server as u8;
     }
@@ -244,6 +245,7 @@ pub(crate) fn client(work: &mut Work, socket: &mut Socket) {
         socket.role = Role::Client as u8;
     }
     socket.flags |= flags::USED;
+    socket.request.state_kept = parent.map_or(0, |parent| parent.request.state_kept);
     socket.request.parent_sk = if found.parent.is_some() {
         found.parent_sk
     } else {

@@ -88,6 +88,14 @@ faults! {
     RulesFull = "rules-full";
     /// `INJECTIONS` has room for one connection.
     InjectionsFull = "injections-full";
+    /// `STATES` has room for one request.
+    StatesFull = "states-full";
+    /// What is kept in `STATES` is gone when it is looked for.
+    StatesVanish = "states-vanish";
+    /// A `tracestate` that is about to be written is replaced.
+    InjectStateReplaced = "inject-state-replaced";
+    /// Whether it was is not looked after.
+    InjectStateUnchecked = "inject-state-unchecked";
     /// The sockhash has room for one connection.
     SockhashFull = "sockhash-full";
     /// The kernel's types do not tell where a packet's sequence number is.

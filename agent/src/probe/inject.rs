@@ -15,7 +15,7 @@ use std::{
     },
 };
 
-use agent_common::abi::{Injection, switches};
+use agent_common::abi::{Injection, KeptState, switches};
 use aya::{
     Ebpf, EbpfLoader, VerifierLogLevel,
     maps::{Array, HashMap, LpmTrie, Map, MapData, MapError, SockHash, lpm_trie::Key},
@@ -49,6 +49,8 @@ const FAULTS: &[(Fault, u32)] = &[
     (Fault::InjectTwice, 1),
     (Fault::InjectLate, 1 << 1),
     (Fault::InjectLoss, 1 << 2),
+    (Fault::InjectStateReplaced, 1 << 3),
+    (Fault::InjectStateUnchecked, 1 << 4),
 ];
 
 /// Why headers are not written.
@@ -179,11 +181,14 @@ pub struct Injector {
 
 /// [`Injection`] as plain words.
 pub(super) type Words = [u64; size_of::<Injection>() / 8];
+/// [`KeptState`], likewise.
+type StateWords = [u64; KeptState::WORDS];
 
 /// What the self-test may do with an injector of its own.
 pub struct Bench {
     injector: Injector,
     injections: HashMap<MapData, u64, Words>,
+    states: HashMap<MapData, u64, StateWords>,
 }
 
 impl Injector {
@@ -367,9 +372,11 @@ impl Bench {
     pub fn new(faults: &[Fault]) -> Result<Self, InjectError> {
         let mut injector = Injector::load(None, faults, None)?;
         let injections = take(&mut injector.ebpf, "INJECTIONS")?;
+        let states = take(&mut injector.ebpf, "STATES")?;
         Ok(Self {
             injector,
             injections,
+            states,
         })
     }
 
@@ -397,6 +404,15 @@ impl Bench {
     pub fn instruct(&mut self, injection: Injection) -> Result<(), MapError> {
         let words: Words = transmute!(injection);
         self.injections.insert(injection.pid_tgid, words, 0)
+    }
+
+    /// Says what instructions find that name the key 0 in `STATES`.
+    ///
+    /// # Errors
+    /// When the system call fails.
+    pub fn keep(&mut self, state: KeptState) -> Result<(), MapError> {
+        let words: StateWords = transmute!(state);
+        self.states.insert(0, words, 0)
     }
 }
 

@@ -48,6 +48,7 @@ const FAULTS: &[(Fault, u32)] = &[
     (Fault::BodiesMissing, 1 << 12),
     (Fault::CloseContended, 1 << 13),
     (Fault::InjectEagerly, 1 << 14),
+    (Fault::StatesVanish, 1 << 15),
 ];
 
 /// Bytes of the ring buffer beside a reader that sleeps: what any machine fills meanwhile.
@@ -119,6 +120,9 @@ impl Settings {
         }
         if config.faults.contains(&Fault::InjectionsFull) {
             settings.map_sizes.push(("INJECTIONS", 1));
+        }
+        if config.faults.contains(&Fault::StatesFull) {
+            settings.map_sizes.push(("STATES", 1));
         }
         if config.faults.contains(&Fault::PacketsOpaque) {
             settings = settings.with("O_TCP_SKB_CB_SEQ", Value::U32(ABSENT));
@@ -205,10 +209,17 @@ mod tests {
     #[test]
     fn faults_of_the_tables_and_of_the_layout_need_no_program() {
         let faulty = settings(Layer {
-            fault: vec![Fault::InjectionsFull, Fault::PacketsOpaque],
+            fault: vec![
+                Fault::InjectionsFull,
+                Fault::StatesFull,
+                Fault::PacketsOpaque,
+            ],
             ..Layer::default()
         });
-        assert_eq!(faulty.map_sizes, [("RULES", 1), ("INJECTIONS", 1)]);
+        assert_eq!(
+            faulty.map_sizes,
+            [("RULES", 1), ("INJECTIONS", 1), ("STATES", 1)]
+        );
         assert_eq!(value(&faulty, "FAULT"), Some(Value::U32(0)));
         let absent = value(&faulty, "O_TCP_SKB_CB_SEQ");
         assert_eq!(absent, Some(Value::U32(ABSENT)));

@@ -20,6 +20,7 @@ const LOSSES: &[&str] = &[
     "kernel_read_failed",
     "programs_missed",
     "injections_full",
+    "inject_states_full",
     "inject_other_send",
     "inject_changed",
     "inject_refused",

@@ -134,6 +134,7 @@ pub(crate) fn all() -> impl Iterator<Item = &'static Scenario> {
         inject::existing::SCENARIOS,
         inject::limits::SCENARIOS,
         inject::proofs::SCENARIOS,
+        inject::state::SCENARIOS,
         causality::SCENARIOS,
         causality_files::SCENARIOS,
         causality_unseen::SCENARIOS,

@@ -56,12 +56,14 @@ pub mod head_flags {
     pub const CARRIED_UNSAMPLED: u32 = 1 << 13;
     /// It is malformed, or one of its headers is there twice, in whichever blocks.
     pub const CARRIED_BAD: u32 = 1 << 14;
-    /// There is a `tracestate` that cannot be carried on: malformed, too long, in several lines, or cut.
+    /// There is a `tracestate` that is not carried on: malformed, too long, in several lines, or cut; or any in a head that is sent.
     pub const STATE_LOST: u32 = 1 << 15;
     /// A header of another propagator that is a sampling decision alone was seen.
     pub const CARRIED_DECISION: u32 = 1 << 16;
     /// Likewise one that asks for debugging.
     pub const CARRIED_DEBUG: u32 = 1 << 17;
+    /// A `tracestate` was seen in a block before this one, also an empty one; of a head that is read.
+    pub const STATE_SEEN: u32 = 1 << 18;
     /// All that is known of another propagator's context.
     pub const CARRIED: u32 = CARRIED_TRACE
         | CARRIED_SPAN

@@ -390,27 +390,59 @@ fn knows_of_a_traceparent_that_is_too_long_to_be_read() {
     assert_eq!(cut("traceparenx"), 0);
 }
 
+/// How many `tracestate` lines a block has, and the value of the one that is carried on; `None` where none is.
+fn state_of(text: &str, with_state: bool) -> (u64, Option<String>) {
+    let mut bytes = vec![b'\n'; INDEX_MASK as usize + 65];
+    let origin = CARRY as usize;
+    bytes[origin..origin + text.len()].copy_from_slice(text.as_bytes());
+    let bytes = Block(bytes);
+    let store = Store(std::array::from_fn(|_| std::cell::Cell::new(u64::MAX)));
+    let end = CARRY + text.len() as u64;
+    find_lines(&bytes, &Head::default(), &store, CARRY, end, with_state);
+    let words: [u64; Lines::WORDS] = std::array::from_fn(|index| store.load(index));
+    let lines: Lines = zerocopy::transmute!(words);
+    let (at, length) = state_value(&bytes, &lines, end);
+    let value = (lines.states() != 0 && length != u64::MAX).then(|| {
+        let at = at as usize;
+        String::from_utf8_lossy(&bytes.0[at..at + length as usize]).into_owned()
+    });
+    (lines.states(), value)
+}
+
 #[test]
 fn finds_a_tracestate_where_it_is_looked_for() {
-    let value = |text: &str, with_state| {
-        let mut bytes = vec![b'\n'; INDEX_MASK as usize + 65];
-        let origin = CARRY as usize;
-        bytes[origin..origin + text.len()].copy_from_slice(text.as_bytes());
-        let bytes = Block(bytes);
-        let store = Store(std::array::from_fn(|_| std::cell::Cell::new(u64::MAX)));
-        let end = CARRY + text.len() as u64;
-        find_lines(&bytes, &Head::default(), &store, CARRY, end, with_state);
-        let words: [u64; Lines::WORDS] = std::array::from_fn(|index| store.load(index));
-        let lines: Lines = zerocopy::transmute!(words);
-        let (at, length) = state_value(&bytes, &lines);
-        let at = at as usize;
-        let value = (lines.states() != 0).then(|| bytes.0[at..at + length as usize].to_vec());
-        (lines.states(), value)
-    };
     let text =
         "GET / HTTP/1.1\r\ntracestates: x\r\nTraceState:\t a=1,b=2 \r\ntraceparent: x\r\n\r\n";
-    assert_eq!(value(text, true), (1, Some(b"a=1,b=2".to_vec())));
-    assert_eq!(value(text, false), (0, None));
-    let twice = "GET / HTTP/1.1\ntracestate: a=1\ntracestate:\n\n";
-    assert_eq!(value(twice, true), (2, Some(Vec::new())));
+    assert_eq!(state_of(text, true), (1, Some("a=1,b=2".to_owned())));
+    assert_eq!(state_of(text, false), (0, None));
+}
+
+#[test]
+fn is_sure_of_a_tracestate_or_carries_none_on() {
+    let with = |lines: &str| state_of(&format!("GET / HTTP/1.1\r\n{lines}\r\n"), true).1;
+    let some = |value: &str| Some(value.to_owned());
+    assert_eq!(with("tracestate: a=1\r\n"), some("a=1"));
+    assert_eq!(with("tracestate:a\r\n"), some("a"));
+    assert_eq!(with("tracestate: a=1\n"), some("a=1"));
+    assert_eq!(with("tracestate:\r\n"), some(""));
+    assert_eq!(with("tracestate: \t \r\n"), some(""));
+    assert_eq!(
+        with(&format!("tracestate:{}a=1\r\n", " ".repeat(16))),
+        some("a=1")
+    );
+    // More lines than one, also where one is empty.
+    assert_eq!(with("tracestate: a=1\r\ntracestate: b=2\r\n"), None);
+    assert_eq!(with("tracestate: a=1\r\ntracestate:\r\n"), None);
+    // The next line continues the value.
+    assert_eq!(with("tracestate: a=1\r\n ,b=2\r\n"), None);
+    assert_eq!(with("tracestate: a=1\r\n\t,b=2\r\n"), None);
+    // More blanks than are taken off.
+    let blanks = " ".repeat(17);
+    assert_eq!(with(&format!("tracestate:{blanks}a=1\r\n")), None);
+    assert_eq!(with(&format!("tracestate: a=1{blanks}\r\n")), None);
+    // What follows is not in the block.
+    assert_eq!(
+        state_of("GET / HTTP/1.1\r\ntracestate: a=1\r\n", true),
+        (1, None)
+    );
 }

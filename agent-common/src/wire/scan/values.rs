@@ -85,13 +85,23 @@ pub fn take_traceparent<B: Bytes>(bytes: &B, head: &mut Head, lines: &Lines) {
     }
 }
 
-/// Where the value of the one `tracestate` that [`find_lines`](super::find_lines) has found begins, and its bytes without the white space around it.
+/// Where the value of the one `tracestate` in a block that ends at `end` begins, and its bytes without the white space around it; more than any value
+/// may have when there are several, when more blanks are around it than are taken off, or when the next line may continue it (RFC 9112 section 5.2).
 #[must_use]
 #[inline(always)]
-pub fn state_value<B: Bytes>(bytes: &B, lines: &Lines) -> (u64, u64) {
+pub fn state_value<B: Bytes>(bytes: &B, lines: &Lines, end: u64) -> (u64, u64) {
     let at = skip_space(bytes, lines.state_at);
-    let end = trim_end(bytes, lines.state_end);
-    (at, end.saturating_sub(at))
+    let next = lines.state_end.wrapping_add(1);
+    let behind = trim_end(bytes, lines.state_end);
+    let unsure = lines.states != 1
+        || next >= end
+        || is_space(bytes.byte(next))
+        || is_space(bytes.byte(at))
+        || is_padding(bytes.byte(behind.wrapping_sub(1)));
+    if unsure {
+        return (at, u64::MAX);
+    }
+    (at, behind.saturating_sub(at))
 }
 
 /// Index of the value of the `traceparent` that [`find_lines`](super::find_lines) has found.

@@ -3,34 +3,30 @@
 //! Input: one instruction. Output: how many bytes the message has grown by, or the counter that says why nothing was written.
 
 use agent_common::{
-    abi::{Counter, Injection, InjectionSlot},
-    wire::inject::{self, EMPTY_LINE, LINE, PARENT_AT, STATE_LINE, VALUE},
+    abi::{Counter, InjectionSlot},
+    wire::inject::{self, EMPTY_LINE, LINE, PARENT_AT, VALUE},
 };
 use aya_ebpf::{helpers::bpf_msg_pull_data, programs::SkMsgContext};
 
 use crate::{
     count, fault, faulty,
     packet::{Packet, bytes, pull},
-    state::write_state,
+    state::{self, Staged},
 };
 
-/// Puts a line in front of the empty line that begins at `at`, and behind it one for a `tracestate` of `state` bytes.
+/// Puts a line in front of the empty line that begins at `at`, and behind it that of a `tracestate`, the `state_line` bytes in `staged`.
 #[inline(always)]
 pub(crate) fn insert(
     ctx: &SkMsgContext,
     at: u32,
     slot: &InjectionSlot,
-    state: u32,
-    injection: &Injection,
+    staged: *const Staged,
+    state_line: u32,
 ) -> Result<u32, Counter> {
     check_empty_line(ctx, at)?;
     let at = if faulty(fault::LATE) { at + 1 } else { at };
     let line_length = if faulty(fault::TWICE) { 2 * LINE } else { LINE };
-    let state_line = if state == 0 || faulty(fault::TWICE) {
-        0
-    } else {
-        STATE_LINE + state
-    };
+    let state_line = if faulty(fault::TWICE) { 0 } else { state_line };
     let length = line_length + state_line;
     if ctx.push_data(at, length, 0).is_err() {
         return Err(Counter::InjectRefused);
@@ -54,18 +50,13 @@ pub(crate) fn insert(
         let second = line.wrapping_add(LINE as usize);
         inject::write_line(&mut Packet(second), slot.trace_id, slot.span_id, flags);
     }
-    let mut length = length;
     if state_line != 0 {
-        if write_state(ctx, injection, state) {
-            count(Counter::InjectStates, 1);
-        } else if ctx.pop_data(at + LINE, state_line, 0).is_ok() {
-            count(Counter::InjectStatesDropped, 1);
-            length = line_length;
-        } else {
-            // Nothing goes out that was not meant.
+        if !state::write(ctx, staged, state_line) {
+            // Not reached: what was put in is as long as both lines. All of it, and nothing goes out that was not meant.
             let _ = ctx.pop_data(at, length, 0);
             return Err(Counter::InjectRefused);
         }
+        count(Counter::InjectStates, 1);
     }
     if faulty(fault::LOSS) {
         let _ = ctx.pop_data(1, 1, 0);

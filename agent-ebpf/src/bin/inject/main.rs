@@ -14,7 +14,7 @@ mod packet;
 mod send;
 mod state;
 
-use agent_common::abi::{Counter, Injection, KeptState};
+use agent_common::abi::{Counter, Injection};
 use aya_ebpf::{
     bindings::BPF_SOCK_OPS_ACTIVE_ESTABLISHED_CB,
     helpers::bpf_skc_to_tcp_sock,
@@ -26,9 +26,6 @@ use aya_ebpf::{
 /// Connections: shared with `capture`, which says what each means.
 #[map]
 static INJECTIONS: HashMap<u64, Injection> = HashMap::with_max_entries(8_192, 0);
-/// What requests brought along, shared with `capture`.
-#[map]
-static STATES: HashMap<u64, KeptState> = HashMap::with_max_entries(4_096, 0);
 /// What user space switches while the programs are at work; shared with `capture`.
 #[map]
 static SWITCHES: Array<u32> = Array::with_max_entries(1, 0);
@@ -62,6 +59,10 @@ mod fault {
     pub(super) const LATE: u32 = 1 << 1;
     /// One byte of the process is dropped.
     pub(super) const LOSS: u32 = 1 << 2;
+    /// A `tracestate` is another one when it is copied.
+    pub(super) const STATE_REPLACED: u32 = 1 << 3;
+    /// And that is not looked after.
+    pub(super) const STATE_UNCHECKED: u32 = 1 << 4;
 }
 
 /// Verdict of a program on the send path: what it has left of the message goes on.

@@ -15,8 +15,7 @@ use crate::{
     O_TCP_SOCK_WRITE_SEQ, SELF_TEST, count, find,
     line::{insert, rewrite},
     packet::bound,
-    state::state_for,
-    tcp_sock,
+    state, tcp_sock,
 };
 
 /// The kernel hands a send over in parts only where it has filled that many bytes.
@@ -26,19 +25,33 @@ const PART: u32 = 32 << 10;
 #[inline(always)]
 pub(crate) fn execute(ctx: &SkMsgContext) -> Option<()> {
     let injection = instructions(ctx)?;
-    let slots = injection.count;
+    let thread = bpf_get_current_pid_tgid();
+    let (slots, start) = (injection.count, injection.start);
     injection.count = 0;
+    let staged = state::staged()?;
+    // Once: another send's instructions may replace it.
+    // SAFETY: a word of the entry.
+    let state_slots = unsafe { (&raw const injection.state_slots).read_volatile() };
+    let state_line = state::acquire(staged, injection, state_slots);
     let (mut shift, mut behind) = (0, 0);
     for index in 0..InjectionSlot::COUNT {
         if index as u32 >= slots {
             break;
         }
-        let slot = injection.slots[index];
+        // SAFETY: a slot of the entry.
+        let slot = unsafe { (&raw const injection.slots[index]).read_volatile() };
+        if !is_of(injection, thread) {
+            count(
+                Counter::InjectOtherSend,
+                u64::from(slots.wrapping_sub(index as u32)),
+            );
+            break;
+        }
         let at = bound(slot.at.wrapping_add(shift));
         let mut length = LINE;
         let written = if slot.action == Action::Insert as u32 {
-            let state = state_for(injection, index as u32);
-            insert(ctx, at, &slot, state, injection)
+            let gets = (state_slots >> index & 1).wrapping_neg();
+            insert(ctx, at, &slot, staged, state_line & gets)
         } else {
             rewrite(ctx, at, &slot)
         };
@@ -47,7 +60,7 @@ pub(crate) fn execute(ctx: &SkMsgContext) -> Option<()> {
                 shift += bytes;
                 if bytes != 0 {
                     length = bytes;
-                    let until = injection.start.wrapping_add(at).wrapping_add(bytes);
+                    let until = start.wrapping_add(at).wrapping_add(bytes);
                     let inserted = injection.inserted.wrapping_add(bytes);
                     // SAFETY: words of the entry; in this order, because the other side reads them in the opposite one.
                     unsafe { (&raw mut injection.until).write_volatile(until) };
@@ -68,6 +81,9 @@ pub(crate) fn execute(ctx: &SkMsgContext) -> Option<()> {
         }
         behind = at.wrapping_add(length);
     }
+    if state_line != 0 {
+        state::release(staged);
+    }
     if shift != 0 {
         // The kernel sends each piece of a message as if it were a message: a client that leaves small packets to Nagle's algorithm would
         // wait for the peer's acknowledgement of the first piece. So they become one piece again; where that fails, they are only slower.
@@ -75,6 +91,13 @@ pub(crate) fn execute(ctx: &SkMsgContext) -> Option<()> {
         let _ = unsafe { bpf_msg_pull_data(ctx.msg, 0, bound(behind).wrapping_add(2), 0) };
     }
     Some(())
+}
+
+/// Whether what was read of the instructions is still this thread's. Another thread that comes to send on the same connection writes its id before all else.
+#[inline(always)]
+fn is_of(injection: &Injection, thread: u64) -> bool {
+    // SAFETY: a word of the entry.
+    unsafe { (&raw const injection.pid_tgid).read_volatile() == thread }
 }
 
 /// What is to be written into this message, if the send hook has left something for this very send.

@@ -6,6 +6,7 @@
 mod crowd;
 mod ends;
 mod reading;
+mod state;
 mod transfer;
 mod veth;
 mod waiting;
@@ -280,6 +281,7 @@ fn one_pair(bench: &mut Bench, listener: &TcpListener, proc: &Path) -> Result<()
     pair.splice()?;
     pair.transfers()?;
     pair.insertions(bench, thread)?;
+    pair.states(bench, thread)?;
     pair.one_piece(bench, thread)?;
     pair.rewriting(bench, thread)?;
     pair.large_transfer()?;

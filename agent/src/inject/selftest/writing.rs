@@ -123,7 +123,7 @@ impl Pair {
 }
 
 /// A request with a head and a body of these lengths.
-fn request(head: usize, body: usize) -> Vec<u8> {
+pub(super) fn request(head: usize, body: usize) -> Vec<u8> {
     let mut message = b"GET / HTTP/1.1".to_vec();
     if head > 22 {
         message.extend(b"\r\nA: ");
@@ -144,7 +144,7 @@ const CONTEXT: TraceParent = TraceParent {
     flags: 1,
 };
 
-fn instruction(thread: u64, length: usize, places: &[(u32, Action)]) -> Injection {
+pub(super) fn instruction(thread: u64, length: usize, places: &[(u32, Action)]) -> Injection {
     let [a, b, c, d, e, f, g, h, rest @ ..] = CONTEXT.trace_id;
     let trace_id = [
         u64::from_ne_bytes([a, b, c, d, e, f, g, h]),
@@ -169,7 +169,12 @@ fn instruction(thread: u64, length: usize, places: &[(u32, Action)]) -> Injectio
 }
 
 /// The message with a line at each of these places.
-fn with_lines(message: &[u8], places: &[u32]) -> Vec<u8> {
+pub(super) fn with_lines(message: &[u8], places: &[u32]) -> Vec<u8> {
+    with_lines_and(message, places, b"")
+}
+
+/// The message with a line, and what belongs behind it, at each of these places.
+pub(super) fn with_lines_and(message: &[u8], places: &[u32], behind: &[u8]) -> Vec<u8> {
     let line = [
         &b"traceparent: "[..],
         &traceparent::format(&CONTEXT),
@@ -183,6 +188,7 @@ fn with_lines(message: &[u8], places: &[u32]) -> Vec<u8> {
         let at = *at as usize;
         all.extend(&message[from..at]);
         all.extend(&line);
+        all.extend(behind);
         from = at;
     }
     all.extend(&message[from..]);

@@ -21,7 +21,7 @@ pub(crate) struct Due {
     pub(crate) inserted: u64,
     /// Requests whose head is complete.
     pub(crate) requests: u64,
-    /// With a `traceparent` of their own, in whatever form.
+    /// With a `traceparent` or a `tracestate` of their own, in whatever form.
     pub(crate) own_context: u64,
     /// Whose empty line does not lie in one send.
     pub(crate) split: u64,
@@ -60,7 +60,9 @@ impl Due {
             }
             if request.method == "CONNECT" {
                 due.tunnel += 1;
-            } else if request.field("traceparent").is_some() {
+            } else if request.field("traceparent").is_some()
+                || request.field("tracestate").is_some()
+            {
                 due.own_context += 1;
             } else if !request.ends_with_crlf {
                 due.line_ends += 1;
@@ -136,6 +138,8 @@ mod tests {
     fn what_is_due_none_is_counted_by_its_reason() {
         let own = "GET / HTTP/1.1\r\nTRACEPARENT: x\r\n\r\n";
         assert_eq!((of(&[own]).own_context, of(&[own]).inserted), (1, 0));
+        let state = "GET / HTTP/1.1\r\nTraceState: x\r\n\r\n";
+        assert_eq!((of(&[state]).own_context, of(&[state]).inserted), (1, 0));
         let near = "GET / HTTP/1.1\r\nX-Traceparent: x\r\nCookie: traceparent: y\r\n\r\n";
         assert_eq!(of(&[near]).inserted, 1);
         for bare in ["GET / HTTP/1.1\n\n", "GET / HTTP/1.1\r\nA: b\n\r\n"] {

@@ -9,6 +9,7 @@ mod hosts;
 pub(super) mod limits;
 pub(super) mod proofs;
 mod queue;
+pub(super) mod state;
 mod wire;
 
 use std::{

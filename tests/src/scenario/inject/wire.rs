@@ -149,7 +149,9 @@ pub(super) fn recorder(context: &Context) -> Result<(u16, Receiver<Vec<u8>>)> {
     let (sender, receiver) = channel();
     thread::spawn(move || {
         for stream in listener.incoming().flatten() {
-            let _ = sender.send(record(stream).unwrap_or_default());
+            let sender = sender.clone();
+            // A connection that stays open holds no other one up.
+            thread::spawn(move || sender.send(record(stream).unwrap_or_default()));
         }
     });
     Ok((port, receiver))
