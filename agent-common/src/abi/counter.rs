@@ -138,11 +138,39 @@ counters! {
     /// Requests that got no `tracestate` though their context has one: they have one of their own, their send carries that of another request, or
     /// it was replaced before it was written.
     InjectStatesWithheld = 57, "inject_states_withheld";
+    /// Connections whose requests get a TCP option.
+    OptionSockets = 58, "option_sockets";
+    /// Connections whose requests do not, because their peer is in none of the configured networks.
+    OptionSocketsUntrusted = 59, "option_sockets_untrusted";
+    /// Connections whose requests do not, because `OFFERS` was full or the kernel refused the callback.
+    OptionSocketsRefused = 60, "option_sockets_refused";
+    /// Requests on the connections that get options; when they are over each is in one of the three counters that follow.
+    OptionRequests = 61, "option_requests";
+    /// Requests whose context went out in an option.
+    OptionsWritten = 62, "options_written";
+    /// Requests for whose option no segment had room.
+    OptionsNoRoom = 63, "options_no_room";
+    /// Requests whose option no segment carried: none began with their first byte, or one held more than was known to be theirs.
+    OptionsUnsent = 64, "options_unsent";
+    /// Segments that carried an option: more than requests, where some were sent again.
+    OptionSegments = 65, "option_segments";
+    /// Options that arrived with a request.
+    OptionsReceived = 66, "options_received";
+    /// Options that are malformed.
+    OptionsMalformed = 67, "options_malformed";
+    /// Options from peers in none of the trusted networks.
+    OptionsUntrusted = 68, "options_untrusted";
+    /// Options not kept because `BROUGHT` was full.
+    OptionsFull = 69, "options_full";
+    /// Options that no request had taken when four more had come on their connection.
+    OptionsUnread = 70, "options_unread";
+    /// Requests that got their parent from an option.
+    OptionsTaken = 71, "options_taken";
 }
 
 impl Counter {
     /// Entries of `COUNTERS`; some room for growth.
-    pub const CAPACITY: u32 = 64;
+    pub const CAPACITY: u32 = 96;
 }
 
 #[cfg(test)]

@@ -139,13 +139,21 @@ pub(crate) fn server(work: &mut Work, socket: &mut Socket) {
         work.handover_key = context::receiving_key(work.sk, socket, work.message_start);
         context::take_over(&work.handover_key, &mut work.handover);
     }
-    let record = Context {
+    let mut record = Context {
         trace_id: work.handover.trace_id,
         span_id: work.handover.span_id,
         flags: work.handover.trace_flags,
     };
+    let mut carrier = Source::SameKernel;
+    if global!(TCP_OPTION) != 0 && !record.exists() && work.brought.exists() {
+        record = work.brought;
+        carrier = Source::Option;
+    }
     let trusted = socket.has(flags::TRUSTED);
-    let inherited = decide::server(record, header_context(&work.head), trusted);
+    let inherited = decide::server(record, carrier, header_context(&work.head), trusted);
+    if matches!(inherited.source, Source::Option) {
+        count(Counter::OptionsTaken);
+    }
     let has_parent = inherited.has_parent();
     fill(work, inherited.context);
     let decision = &mut work.decision;

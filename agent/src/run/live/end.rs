@@ -23,6 +23,7 @@ impl Agent {
         if let Some(injection) = &mut self.inner.injection {
             injection.end();
         }
+        self.inner.carrier = None;
         self.stood_in_last = self.kernel_counters.one(Counter::ProgramsStoodIn).ok();
         self.attached.detach();
         self.drain(&mut reader);

@@ -40,6 +40,7 @@ use crate::{
         live::LivePositions,
         log::KernelLog,
         maps::{Counters as KernelCounters, Selection as Verdicts},
+        option::Carrier,
     },
     process::{ProcSource, ProcessKey, ProcessTable},
     telemetry::Counters,
@@ -103,6 +104,7 @@ struct Inner {
     recorder: Option<Recorder>,
     counters: Arc<Counters>,
     injection: Option<Injection>,
+    carrier: Option<Carrier>,
 }
 
 /// How often a spare program has done another one's work.
