@@ -29,6 +29,7 @@ mod inject;
 mod links;
 mod losses;
 mod namespaces;
+mod option;
 mod own_metrics;
 mod propagators;
 mod record;
@@ -134,6 +135,7 @@ pub(crate) fn all() -> impl Iterator<Item = &'static Scenario> {
         inject::limits::SCENARIOS,
         inject::proofs::SCENARIOS,
         inject::state::SCENARIOS,
+        option::SCENARIOS,
         causality::SCENARIOS,
         causality_files::SCENARIOS,
         causality_unseen::SCENARIOS,
