@@ -3,9 +3,12 @@
 //! Input: connections that are established, and requests that were decided or are about to be. Output: entries of `OFFERS`, and the context that a segment
 //! has brought. Nothing here is compiled in where the frozen global `TCP_OPTION` is 0.
 
+use core::arch::asm;
+
 use agent_common::{
     abi::{
-        Brought, Counter, Direction, InjectionState, OfferedContext, Offers, PolicyKind, outcome,
+        Brought, BroughtContext, Counter, Decision, Direction, InjectionState, OfferedContext,
+        Offers, PolicyKind, Source, outcome,
     },
     wire::{decide::Context, http1},
 };
@@ -65,25 +68,21 @@ pub(crate) fn want(sk: u64, socket: &mut Socket) {
 }
 
 /// A connection is over.
-#[inline(always)]
+#[inline(never)]
 pub(crate) fn forget(sk: u64, socket: &Socket) {
     if global!(TCP_OPTION) == 0 || !socket.has(flags::OFFERS) {
         return;
     }
-    ut_settle_offers(sk, u32::MAX);
+    if let Some(offers) = offers(sk) {
+        settle(offers, ALL);
+    }
     let _ = OFFERS.remove(sk);
 }
 
 /// Counts what became of requests that are acknowledged, or whose slot is this one; of all where it is beyond the slots.
-///
-/// A global function: the verifier checks it once.
-#[unsafe(no_mangle)]
-#[inline(never)]
-pub extern "C" fn ut_settle_offers(sk: u64, reused: u32) -> u32 {
-    let Some(offers) = offers(sk) else {
-        return 0;
-    };
-    let all = reused == u32::MAX || offers.acknowledged == offers.offered;
+#[inline(always)]
+fn settle(offers: &mut Offers, reused: u32) {
+    let all = reused == ALL || offers.acknowledged == offers.offered;
     for (index, slot) in offers.slots.iter_mut().enumerate() {
         if slot.number == 0
             || slot.outcome & outcome::SETTLED != 0
@@ -100,8 +99,10 @@ pub extern "C" fn ut_settle_offers(sk: u64, reused: u32) -> u32 {
         }
         slot.outcome |= outcome::SETTLED;
     }
-    0
 }
+
+/// No slot has this number.
+const ALL: u32 = u32::MAX;
 
 /// Offers the context of the request whose head was completed in this send, if it is one of a connection whose requests get options.
 ///
@@ -154,23 +155,23 @@ fn offer(work: &Work, socket: &Socket, offers: &mut Offers) {
     count(Counter::OptionRequests);
     let number = offers.offered.wrapping_add(1);
     let index = number % Offers::COUNT as u32;
-    ut_settle_offers(work.sk, index);
+    settle(offers, index);
     let sent = &socket.streams[Direction::Send as usize];
     let own = sent.message_end.wrapping_sub(sent.message_start);
-    let mut fresh = OfferedContext {
-        start,
-        own: if own > MOST { MOST as u32 } else { own as u32 },
-        number,
-        outcome: 0,
-        trace_id,
-        span_id,
-        flags: u64::from(work.decision.trace_flags),
-        seal: 0,
-    };
-    fresh.seal = fresh.seal_of();
-    let slot = &raw mut offers.slots[index as usize];
-    // SAFETY: a slot of the entry. The other side takes what has the seal of all its words.
-    unsafe { slot.write_volatile(fresh) };
+    let slot = &mut offers.slots[index as usize];
+    // Filled in place, because there is little stack; the other side takes what has the seal of all its words.
+    slot.number = 0;
+    fence();
+    slot.start = start;
+    slot.own = if own > MOST { MOST as u32 } else { own as u32 };
+    slot.outcome = 0;
+    slot.trace_id = trace_id;
+    slot.span_id = span_id;
+    slot.flags = u64::from(work.decision.trace_flags);
+    slot.seal = slot.seal_of();
+    fence();
+    slot.number = number;
+    fence();
     // SAFETY: words of the entry; in this order, because the other side reads them in the opposite one.
     unsafe { (&raw mut offers.start).write_volatile(start) };
     // SAFETY: as above.
@@ -212,11 +213,45 @@ pub extern "C" fn ut_take_brought(level: u32) -> u32 {
 #[inline(always)]
 fn take(brought: &mut Brought, start: u32, context: &mut Context) {
     for slot in &mut brought.slots {
-        // SAFETY: plain words, which may be replaced meanwhile: the seal of the copy tells.
-        let copy = unsafe { (&raw const *slot).read_volatile() };
-        if copy.start == u64::from(start) && copy.seal == copy.seal_of() {
-            slot.seal = 0;
-            *context = copy.context();
+        if slot.start != u64::from(start) {
+            continue;
         }
+        // Copied, because it may be replaced meanwhile: the seal of the copy tells. To scratch, because there is little stack.
+        let seal = slot.seal;
+        *context = slot.context();
+        fence();
+        if seal == BroughtContext::seal_of_words(u64::from(start), context) {
+            slot.seal = 0;
+            return;
+        }
+        *context = Context::default();
     }
+}
+
+/// Puts what was brought in the place of a record that is not there; what is not taken is forgotten.
+#[inline(always)]
+pub(crate) fn take_over(work: &mut Work) {
+    if work.handover.trace_id[0] | work.handover.trace_id[1] != 0 {
+        work.brought = Context::default();
+        return;
+    }
+    work.handover.trace_id = work.brought.trace_id;
+    work.handover.span_id = work.brought.span_id;
+    work.handover.trace_flags = work.brought.flags;
+}
+
+/// Says of a decision by a record that an option has brought it.
+#[inline(always)]
+pub(crate) fn name_source(brought: &Context, decision: &mut Decision) {
+    if brought.exists() && decision.source == Source::SameKernel as u8 {
+        decision.source = Source::Option as u8;
+        count(Counter::OptionsTaken);
+    }
+}
+
+/// Keeps the compiler from moving or joining what is read and written around it.
+#[inline(always)]
+fn fence() {
+    // SAFETY: no instruction at all.
+    unsafe { asm!("", options(nostack)) };
 }

@@ -103,11 +103,18 @@ impl BroughtContext {
     #[must_use]
     #[inline(always)]
     pub const fn seal_of(&self) -> u64 {
-        let mut seal = mix(1, self.start);
-        seal = mix(seal, self.trace_id[0]);
-        seal = mix(seal, self.trace_id[1]);
-        seal = mix(seal, self.span_id);
-        mix(seal, self.flags)
+        Self::seal_of_words(self.start, &self.context())
+    }
+
+    /// The seal of a slot with these words.
+    #[must_use]
+    #[inline(always)]
+    pub const fn seal_of_words(start: u64, context: &Context) -> u64 {
+        let mut seal = mix(1, start);
+        seal = mix(seal, context.trace_id[0]);
+        seal = mix(seal, context.trace_id[1]);
+        seal = mix(seal, context.span_id);
+        mix(seal, context.flags)
     }
 
     /// The context.

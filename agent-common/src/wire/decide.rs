@@ -67,14 +67,14 @@ pub const fn stored_for(flags: u64, now_ns: u64) -> u64 {
     units << UNIT_SHIFT
 }
 
-/// The context of an incoming request, from the sender's record, which came by `carrier` (this kernel or a TCP option), and its own header.
+/// The context of an incoming request, from the sender's record in this kernel and its own header.
 ///
 /// The record is nearer, so its span is the parent, with the header's flags; where the two name different traces, the header wins. A header from
-/// an address that is not `trusted` is not taken; what this kernel's own record says is, and of options only those of trusted addresses are asked for. One
-/// that is not there is all zero.
+/// an address that is not `trusted` is not taken; what this kernel's own record says is. One that is not there is all zero. Where there is no record, what a
+/// TCP option has brought from a trusted address is one.
 #[must_use]
 #[inline(always)]
-pub fn server(record: Context, carrier: Source, header: Context, trusted: bool) -> Inherited {
+pub fn server(record: Context, header: Context, trusted: bool) -> Inherited {
     // Plain words and no options: 5.10 and 6.1 refuse copies of what a variant without a payload never set.
     let (has_record, has_header) = (record.exists(), header.exists());
     let restarted = has_record && record.flags & RESTARTED != 0;
@@ -96,7 +96,7 @@ pub fn server(record: Context, carrier: Source, header: Context, trusted: bool) 
         source: if by_header {
             Source::Header
         } else if has_record {
-            carrier
+            Source::SameKernel
         } else {
             Source::Root
         },
@@ -256,7 +256,7 @@ mod tests {
 
     #[test]
     fn prefers_the_nearer_span_of_the_same_trace_with_the_flags_of_the_header() {
-        let inherited = server(A, Source::SameKernel, B, true);
+        let inherited = server(A, B, true);
         assert_eq!(inherited.source, Source::SameKernel);
         assert_eq!(inherited.context, Context { flags: 0, ..A });
         assert_eq!(inherited.flags, decision_flags::HAS_TRACEPARENT);
@@ -264,7 +264,7 @@ mod tests {
 
     #[test]
     fn lets_the_header_win_over_a_record_of_another_trace() {
-        let inherited = server(OTHER, Source::SameKernel, B, true);
+        let inherited = server(OTHER, B, true);
         assert_eq!((inherited.source, inherited.context), (Source::Header, B));
         assert_eq!(
             inherited.flags,
@@ -274,47 +274,28 @@ mod tests {
 
     #[test]
     fn takes_what_there_is() {
-        assert_eq!(server(A, Source::SameKernel, NONE, true).context, A);
-        assert_eq!(
-            server(NONE, Source::SameKernel, B, true).source,
-            Source::Header
-        );
-        assert_eq!(
-            server(NONE, Source::SameKernel, NONE, true).source,
-            Source::Root
-        );
-    }
-
-    #[test]
-    fn tells_by_what_a_record_came() {
-        for carrier in [Source::SameKernel, Source::Option] {
-            let alone = server(A, carrier, NONE, true);
-            assert_eq!((alone.source, alone.context), (carrier, A));
-            let nearer = server(A, carrier, B, true);
-            assert_eq!(nearer.source, carrier);
-            assert_eq!(nearer.context, Context { flags: 0, ..A });
-            assert_eq!(server(OTHER, carrier, B, true).source, Source::Header);
-            assert_eq!(server(NONE, carrier, NONE, true).source, Source::Root);
-        }
+        assert_eq!(server(A, NONE, true).context, A);
+        assert_eq!(server(NONE, B, true).source, Source::Header);
+        assert_eq!(server(NONE, NONE, true).source, Source::Root);
     }
 
     #[test]
     fn takes_no_context_from_an_untrusted_address() {
-        let outside = server(NONE, Source::SameKernel, B, false);
+        let outside = server(NONE, B, false);
         assert_eq!(
             (outside.source, outside.context),
             (Source::Root, Context::default())
         );
         let flags = decision_flags::HAS_TRACEPARENT | decision_flags::UNTRUSTED;
         assert_eq!(outside.flags, flags);
-        let ours = server(OTHER, Source::SameKernel, B, false);
+        let ours = server(OTHER, B, false);
         assert_eq!((ours.source, ours.context), (Source::SameKernel, OTHER));
         assert_eq!(ours.flags, flags);
         // The record vouches for the header; the bit is the record's.
-        let same = server(A, Source::SameKernel, B, false);
+        let same = server(A, B, false);
         assert_eq!((same.source, same.context), (Source::SameKernel, A));
         assert_eq!(same.flags, decision_flags::HAS_TRACEPARENT);
-        assert_eq!(server(NONE, Source::SameKernel, NONE, false).flags, 0);
+        assert_eq!(server(NONE, NONE, false).flags, 0);
     }
 
     #[test]
@@ -323,14 +304,11 @@ mod tests {
             flags: OTHER.flags | RESTARTED,
             ..OTHER
         };
-        let inherited = server(restarted, Source::SameKernel, B, true);
+        let inherited = server(restarted, B, true);
         assert_eq!(inherited.source, Source::SameKernel);
         assert_eq!(inherited.context, OTHER);
         assert_eq!(inherited.flags, decision_flags::HAS_TRACEPARENT);
-        assert_eq!(
-            server(restarted, Source::SameKernel, NONE, true).context,
-            OTHER
-        );
+        assert_eq!(server(restarted, NONE, true).context, OTHER);
     }
 
     #[test]
@@ -343,7 +321,7 @@ mod tests {
         let age = stored_for(flags, 700 * SECOND);
         assert!(age.abs_diff(300 * SECOND) < 2 * SECOND, "{age}");
         let record = Context { flags, ..A };
-        let inherited = server(record, Source::SameKernel, NONE, true);
+        let inherited = server(record, NONE, true);
         assert_eq!(inherited.context.flags, 1);
     }
 

@@ -24,6 +24,7 @@ use crate::{
     globals::global,
     kernel::task,
     maps::count,
+    option,
     scratch::{self, Work},
 };
 
@@ -139,25 +140,23 @@ pub(crate) fn server(work: &mut Work, socket: &mut Socket) {
         work.handover_key = context::receiving_key(work.sk, socket, work.message_start);
         context::take_over(&work.handover_key, &mut work.handover);
     }
-    let mut record = Context {
+    if global!(TCP_OPTION) != 0 {
+        option::take_over(work);
+    }
+    let record = Context {
         trace_id: work.handover.trace_id,
         span_id: work.handover.span_id,
         flags: work.handover.trace_flags,
     };
-    let mut carrier = Source::SameKernel;
-    if global!(TCP_OPTION) != 0 && !record.exists() && work.brought.exists() {
-        record = work.brought;
-        carrier = Source::Option;
-    }
     let trusted = socket.has(flags::TRUSTED);
-    let inherited = decide::server(record, carrier, header_context(&work.head), trusted);
-    if matches!(inherited.source, Source::Option) {
-        count(Counter::OptionsTaken);
-    }
+    let inherited = decide::server(record, header_context(&work.head), trusted);
     let has_parent = inherited.has_parent();
     fill(work, inherited.context);
     let decision = &mut work.decision;
     decision.source = inherited.source as u8;
+    if global!(TCP_OPTION) != 0 {
+        option::name_source(&work.brought, decision);
+    }
     decision.confidence = if has_parent { 100 } else { 0 };
     decision.decision_flags = inherited.flags | duplicate_flag(&work.head);
     if inherited.flags & decision_flags::RECORD_DIFFERS != 0 {

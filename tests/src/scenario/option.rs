@@ -100,8 +100,9 @@ impl Hosts {
 
     /// Requests of one client to nginx, one after the other on one connection.
     fn requests(&self, ids: impl Iterator<Item = usize> + Send) -> Result<()> {
+        let address = self.address()?;
         network::inside(&self.net.client, || {
-            let mut connection = Connection::open_to(self.address()?)?;
+            let mut connection = Connection::open_to(address)?;
             for id in ids {
                 assert_eq!(connection.get(&format!("/b/{id}"))?.status, 200);
             }
@@ -312,8 +313,9 @@ fn large_requests(context: &mut Context) -> Result<()> {
     let agents = hosts.agents(context, OPTION, OPTION)?;
     let wire = Capture::start(&hosts.net.router)?;
     let padding = ["x".repeat(1_300), "y".repeat(3_000), "z".repeat(7_000)];
+    let address = hosts.address()?;
     network::inside(&hosts.net.client, || {
-        let mut connection = Connection::open_to(hosts.address()?)?;
+        let mut connection = Connection::open_to(address)?;
         for text in &padding {
             let path = format!("/b/1?{text}");
             assert_eq!(connection.get(&path)?.status, 200);
