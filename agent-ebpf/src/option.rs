@@ -119,7 +119,6 @@ pub extern "C" fn ut_offer(level: u32) -> u32 {
     };
     if work.direction != Direction::Send as u32
         || !socket.has(flags::OFFERS)
-        || socket.has(flags::UNDER_WAY)
         || !http1::is_request(&work.head)
         // The request was decided, and not one before it.
         || work.decision.position != work.message_start
@@ -153,6 +152,11 @@ fn offer(work: &Work, socket: &Socket, offers: &mut Offers) {
         return;
     }
     count(Counter::OptionRequests);
+    // Where the request begins on the wire cannot be told.
+    if socket.has(flags::UNDER_WAY) {
+        count(Counter::OptionsUnsent);
+        return;
+    }
     let number = offers.offered.wrapping_add(1);
     let index = number % Offers::COUNT as u32;
     settle(offers, index);

@@ -12,6 +12,8 @@ pub mod outcome {
     pub const CRAMPED: u32 = 1 << 1;
     /// It was counted.
     pub const SETTLED: u32 = 1 << 2;
+    /// How often a segment has carried it: a number in the bits from here on.
+    pub const TIME: u32 = 1 << 8;
 }
 
 /// The context of one request that is sent.

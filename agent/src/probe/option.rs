@@ -5,15 +5,18 @@
 
 use std::{fs::File, net::Ipv6Addr, path::Path};
 
+use agent_common::abi::{Brought, Offers};
 use aya::{
     Ebpf, EbpfLoader, VerifierLogLevel,
-    maps::{LpmTrie, MapData, lpm_trie::Key},
+    maps::{HashMap, LpmTrie, MapData, MapError, lpm_trie::Key},
     programs::{CgroupAttachMode, Program, ProgramError},
 };
 use aya_obj::generated::{bpf_attach_type, bpf_prog_type};
+use zerocopy::transmute;
 
 use super::{
     inject::{InjectError, SharedMaps, refused, take},
+    maps::if_there,
     objects,
 };
 use crate::config::{Fault, Network};
@@ -29,6 +32,9 @@ const FAULTS: &[(Fault, u32)] = &[
     (Fault::OptionNoRoom, 1 << 1),
     (Fault::OptionOnce, 1 << 2),
 ];
+
+/// Sockets of one self-test, with room to spare.
+const BENCH_SOCKETS: u32 = 64;
 
 /// Program type, attach type and BTF type of a program of this object, for the verifier alone.
 pub(super) fn program_types(program: &str) -> Option<(u32, u32, u32)> {
@@ -72,14 +78,12 @@ impl Carrier {
         }
         shared.apply(&mut loader);
         let mut ebpf = loader.load(object.bytes).map_err(InjectError::Object)?;
-        let mut trie: LpmTrie<MapData, [u8; 16], u32> = take(&mut ebpf, "NETWORKS")?;
-        for network in networks {
-            let key = Key::new(network.prefix(), Ipv6Addr::octets(&network.address()));
-            trie.insert(&key, 1, 0).map_err(|source| InjectError::Map {
-                name: "NETWORKS",
-                source: Some(source),
-            })?;
-        }
+        allow(&mut ebpf, "NETWORKS", networks)?;
+        Self::of(ebpf)
+    }
+
+    /// With its maps as they shall be.
+    fn of(mut ebpf: Ebpf) -> Result<Self, InjectError> {
         // While its maps are open: the program holds them from now on.
         let loaded = match ebpf.program_mut(CARRIER) {
             Some(Program::SockOps(program)) => program.load(),
@@ -105,5 +109,79 @@ impl Carrier {
             _ => Err(ProgramError::UnexpectedProgramType),
         };
         attached.map_err(refused(CARRIER))
+    }
+}
+
+/// Puts networks into a map of this name.
+fn allow(ebpf: &mut Ebpf, name: &'static str, networks: &[Network]) -> Result<(), InjectError> {
+    let mut trie: LpmTrie<MapData, [u8; 16], u32> = take(ebpf, name)?;
+    for network in networks {
+        let key = Key::new(network.prefix(), Ipv6Addr::octets(&network.address()));
+        trie.insert(&key, 1, 0).map_err(|source| InjectError::Map {
+            name,
+            source: Some(source),
+        })?;
+    }
+    Ok(())
+}
+
+/// [`Offers`] as plain words.
+type OffersWords = [u64; size_of::<Offers>() / 8];
+/// [`Brought`], likewise.
+type BroughtWords = [u64; size_of::<Brought>() / 8];
+
+/// What the self-test may do with an object of its own, which sees connections to 127.0.0.1 only.
+pub struct Bench {
+    /// Attached as long as this lives.
+    _carrier: Carrier,
+    offers: HashMap<MapData, u64, OffersWords>,
+    brought: HashMap<MapData, u64, BroughtWords>,
+}
+
+impl Bench {
+    /// Loads and attaches it.
+    ///
+    /// # Errors
+    /// When the kernel refuses something.
+    pub fn new(cgroup: &Path) -> Result<Self, InjectError> {
+        let object = objects::find(OBJECT).ok_or(InjectError::NoObject)?;
+        super::examine::raise_memlock();
+        let mut loader = EbpfLoader::new();
+        loader.verifier_log_level(VerifierLogLevel::STATS);
+        loader.override_global("SELF_TEST", &1u32, false);
+        for map in ["OFFERS", "BROUGHT"] {
+            loader.map_max_entries(map, BENCH_SOCKETS);
+        }
+        let mut ebpf = loader.load(object.bytes).map_err(InjectError::Object)?;
+        for map in ["NETWORKS", "TRUSTED"] {
+            allow(&mut ebpf, map, &Network::private())?;
+        }
+        let offers = take(&mut ebpf, "OFFERS")?;
+        let brought = take(&mut ebpf, "BROUGHT")?;
+        let mut carrier = Carrier::of(ebpf)?;
+        carrier.attach(cgroup)?;
+        Ok(Self {
+            _carrier: carrier,
+            offers,
+            brought,
+        })
+    }
+
+    /// Says what the first request gets of the connection that will be made from this port.
+    ///
+    /// # Errors
+    /// When the system call fails.
+    pub fn offer(&mut self, port: u16, offers: Offers) -> Result<(), MapError> {
+        let words: OffersWords = transmute!(offers);
+        self.offers.insert(u64::from(port), words, 0)
+    }
+
+    /// What the newest connection to this port has brought.
+    ///
+    /// # Errors
+    /// When the system call fails.
+    pub fn brought(&self, port: u16) -> Result<Option<Brought>, MapError> {
+        let words = if_there(self.brought.get(&u64::from(port), 0))?;
+        Ok(words.map(|words: BroughtWords| transmute!(words)))
     }
 }

@@ -8,26 +8,35 @@ use tracing::{info, warn};
 
 use crate::{
     config::Config,
+    inject,
     probe::{
         inject::{InjectError, SharedMaps},
         option::Carrier,
     },
 };
 
-/// Prepares maps for several objects, unless that was done, where the option is wanted.
-pub(super) fn share(config: &Config, done: Option<SharedMaps>) -> Option<SharedMaps> {
-    if done.is_some() || config.option_to.is_empty() {
-        return done;
+/// Proves that an option can be carried here, and prepares maps for several objects, unless that was done; whether the option can be carried is the second.
+pub(super) fn prepare(
+    config: &Config,
+    cgroup: Option<&Path>,
+    done: Option<SharedMaps>,
+) -> (Option<SharedMaps>, bool) {
+    if config.option_to.is_empty() {
+        return (done, false);
     }
-    or_say_why(SharedMaps::new())
+    let Some(took) = or_say_why(inject::prove_option(cgroup, &config.faults)) else {
+        return (done, false);
+    };
+    let milliseconds = u64::try_from(took.as_millis()).unwrap_or(u64::MAX);
+    info!(milliseconds, "self-test of the TCP option passed");
+    let shared = done.or_else(|| or_say_why(SharedMaps::new()));
+    let can = shared.is_some();
+    (shared, can)
 }
 
 /// Loads the object.
-pub(super) fn load(shared: Option<&SharedMaps>, config: &Config) -> Option<Carrier> {
-    if config.option_to.is_empty() {
-        return None;
-    }
-    or_say_why(Carrier::new(shared?, &config.option_to, &config.faults))
+pub(super) fn load(shared: &SharedMaps, config: &Config) -> Option<Carrier> {
+    or_say_why(Carrier::new(shared, &config.option_to, &config.faults))
 }
 
 /// Attaches it to the control group whose processes make and accept the connections.

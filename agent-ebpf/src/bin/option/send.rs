@@ -16,7 +16,7 @@ use aya_ebpf::{
     programs::SockOpsContext,
 };
 
-use crate::{NETWORKS, OFFERS, ask, count, fault, faulty, is_in, key, segment};
+use crate::{NETWORKS, OFFERS, ask, count, fault, faulty, is_in, is_self_test, key, segment};
 
 /// What the kernel asks when it has no packet yet: how much of each will be options (include/uapi/linux/bpf.h).
 const CURRENT_MSS: u32 = 1;
@@ -39,7 +39,23 @@ pub(crate) fn begin(ctx: &SockOpsContext) -> Option<()> {
     }
     offers.state = InjectionState::Enrolled as u32;
     count(Counter::OptionSockets);
+    if is_self_test() {
+        offer_at_once(ctx, offers);
+    }
     Some(())
+}
+
+/// In the self-test, user space has left the context and does not know the number of the first byte.
+#[inline(always)]
+fn offer_at_once(ctx: &SockOpsContext, offers: &mut Offers) {
+    // SAFETY: a load from the context.
+    let start = unsafe { (&raw const (*ctx.ops).snd_una).read_volatile() };
+    let slot = &mut offers.slots[1];
+    slot.start = start;
+    slot.number = 1;
+    slot.seal = slot.seal_of();
+    offers.start = start;
+    offers.offered = 1;
 }
 
 /// The kernel asks how much room the options of a segment need.
@@ -47,6 +63,10 @@ pub(crate) fn begin(ctx: &SockOpsContext) -> Option<()> {
 pub(crate) fn make_room(ctx: &SockOpsContext) -> Option<()> {
     let offers = find(ctx)?;
     let asked = ctx.arg(0);
+    if offers.state != InjectionState::Enrolled as u32 {
+        offers.room = 0;
+        return None;
+    }
     // SAFETY: a word of the entry; in this order, because the other side writes them in the opposite one.
     let offered = unsafe { (&raw const offers.offered).read_volatile() };
     let mut wanted = offered != offers.acknowledged;
@@ -103,6 +123,11 @@ pub(crate) fn write(ctx: &SockOpsContext) -> Option<()> {
         if faulty(fault::ONCE) && offer.outcome & outcome::WRITTEN != 0 {
             return None;
         }
+        if offer.outcome / outcome::TIME >= option::TIMES {
+            offers.state = InjectionState::Refused as u32;
+            count(Counter::OptionSocketsGivenUp);
+            return None;
+        }
         let span_id = if faulty(fault::MALFORMED) {
             0
         } else {
@@ -116,6 +141,7 @@ pub(crate) fn write(ctx: &SockOpsContext) -> Option<()> {
             slot.outcome |= outcome::CRAMPED;
             return None;
         }
+        slot.outcome += outcome::TIME;
         count(Counter::OptionSegments);
         if slot.outcome & outcome::WRITTEN == 0 {
             slot.outcome |= outcome::WRITTEN;

@@ -67,9 +67,13 @@ pub(super) fn start(config: &Config, record: Option<(&Path, bool)>) -> Result<Re
         .with("LOG", Value::U32(u32::from(KernelLog::is_wanted())));
     let shared = injection::prepare(config, &kernel.features);
     let injects = shared.is_some();
-    let shared = carrier::share(config, shared);
+    let cgroup = kernel.features.cgroup2.clone();
+    let (shared, can_carry) = carrier::prepare(config, cgroup.as_deref(), shared);
     // First, so that the other one does nothing for it where it is refused.
-    let carrier = carrier::load(shared.as_ref(), config);
+    let carrier = match &shared {
+        Some(shared) if can_carry => carrier::load(shared, config),
+        _ => None,
+    };
     let mut map_sizes = Vec::new();
     if !injects {
         map_sizes.extend([("INJECTIONS", 1), ("STATES", 1)]);
@@ -93,7 +97,6 @@ pub(super) fn start(config: &Config, record: Option<(&Path, bool)>) -> Result<Re
         Some(shared) if injects => injection::load(shared, config, &kernel.offsets),
         _ => None,
     };
-    let cgroup = kernel.features.cgroup2.clone();
     let release = kernel.features.release.clone();
     let recorder = match record {
         Some((path, strip_payload)) => {
