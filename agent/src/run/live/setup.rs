@@ -129,7 +129,7 @@ pub(super) fn start(config: &Config, record: Option<(&Path, bool)>) -> Result<Re
     // Last: connections are enrolled when everything that knows of them is at work.
     let injection =
         injector.and_then(|injector| injection::attach(injector, cgroup.as_deref(), config));
-    let carrier = carrier.and_then(|carrier| carrier::attach(carrier, cgroup.as_deref()));
+    let carrying = carrier.and_then(|carrier| carrier::attach(carrier, cgroup.as_deref()));
     let live = if attached.offers(Feature::LivePositions) {
         Some(attached.take_live_positions()?)
     } else {
@@ -170,7 +170,7 @@ pub(super) fn start(config: &Config, record: Option<(&Path, bool)>) -> Result<Re
             recorder,
             counters,
             injection,
-            carrier,
+            carrying,
         },
         clock: Clock::default(),
         kernel_counters: maps.counters,
