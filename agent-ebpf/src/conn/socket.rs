@@ -74,7 +74,8 @@ pub(crate) struct Request {
     /// Who is about to close it: the first of several that come at one time does.
     pub(crate) claims: u64,
     pub(crate) flags: u32,
-    pub(crate) reserved: u32,
+    /// The owner's epoch, its low bits.
+    pub(crate) owner_epoch: u32,
 }
 
 /// Whether the connection's chunked message is one of this direction.
