@@ -29,7 +29,7 @@ static NO_OFFERS: Offers = Offers {
     start: 0,
     acknowledged: 0,
     room: 0,
-    reserved: 0,
+    in_vain: 0,
     slots: [OfferedContext {
         start: 0,
         own: 0,

@@ -166,7 +166,7 @@ counters! {
     OptionsUnread = 70, "options_unread";
     /// Requests that got their parent from an option.
     OptionsTaken = 71, "options_taken";
-    /// Connections whose requests get no option any more, because one was sent again and again and never acknowledged.
+    /// Connections whose requests get no option any more, because one was never acknowledged with its option, and then without.
     OptionSocketsGivenUp = 72, "option_sockets_given_up";
 }
 

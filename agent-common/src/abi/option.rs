@@ -71,8 +71,8 @@ pub struct Offers {
     pub acknowledged: u32,
     /// 1: segments are being made short enough for an option, by the callback.
     pub room: u32,
-    /// Keeps the slots aligned.
-    pub reserved: u32,
+    /// 1: a request's option was sent in vain, and it goes without; whether it arrives so is not known yet. By the callback.
+    pub in_vain: u32,
     /// The newest ones: a request's number modulo their count is its slot.
     pub slots: [OfferedContext; Offers::COUNT],
 }

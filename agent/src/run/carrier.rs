@@ -50,6 +50,7 @@ pub(super) fn attach(mut carrier: Carrier, cgroup: Option<&Path>) -> Option<Carr
     info!("trace context is carried in a TCP option on connections made from now on");
     Some(Carrying {
         carrier: Some(carrier),
+        path: PathTaken::default(),
         in_vain: false,
     })
 }
@@ -57,24 +58,20 @@ pub(super) fn attach(mut carrier: Carrier, cgroup: Option<&Path>) -> Option<Carr
 /// Context is carried, or was.
 pub(super) struct Carrying {
     carrier: Option<Carrier>,
+    path: PathTaken,
     in_vain: bool,
 }
 
 impl Carrying {
     /// Time passed. `count` reads one of the kernel's counters.
-    pub(super) fn tick(&mut self, count: impl Fn(Counter) -> u64) {
-        let given_up = count(Counter::OptionSocketsGivenUp);
-        if self.carrier.is_none()
-            || given_up < FEW
-            || !is_in_vain(given_up, count(Counter::OptionSockets))
-        {
+    pub(super) fn tick(&mut self, now_ns: u64, count: impl Fn(Counter) -> u64) {
+        if self.carrier.is_none() || !self.path.drops(now_ns, count) {
             return;
         }
         self.carrier = None;
         self.in_vain = true;
         warn!(
-            connections = given_up,
-            "no trace context is carried in a TCP option any more: segments with one are not acknowledged, so something on the path seems to drop them"
+            "no trace context is carried in a TCP option any more: requests arrive only without one, so something on the path drops them"
         );
     }
 
@@ -89,12 +86,42 @@ impl Carrying {
     }
 }
 
-/// Fewer connections say nothing: they may have met a bad moment of the network.
+/// What the last minute says of the path that segments take.
+#[derive(Debug, Default)]
+struct PathTaken {
+    next_ns: u64,
+    /// When the minute began, and what was counted then.
+    since_ns: u64,
+    given_up: u64,
+    sockets: u64,
+}
+
+/// Time between two looks, and for which they are held together.
+const LOOK_NS: u64 = 1_000_000_000;
+const MINUTE_NS: u64 = 60_000_000_000;
+
+/// Fewer connections that gave the option up say nothing: they may have met a bad moment of the network.
 const FEW: u64 = 3;
 
-/// Whether so many of the connections have given the option up that the path is to blame: each of them has waited for that.
-const fn is_in_vain(given_up: u64, sockets: u64) -> bool {
-    given_up >= FEW && given_up.saturating_mul(20) >= sockets
+impl PathTaken {
+    /// Whether as many connections have given the option up as one in twenty that were made, and a few at least. Each of them has waited for that.
+    fn drops(&mut self, now_ns: u64, count: impl Fn(Counter) -> u64) -> bool {
+        if now_ns < self.next_ns {
+            return false;
+        }
+        self.next_ns = now_ns + LOOK_NS;
+        let given_up = count(Counter::OptionSocketsGivenUp);
+        let in_vain = given_up.saturating_sub(self.given_up);
+        if in_vain < FEW && now_ns.saturating_sub(self.since_ns) < MINUTE_NS {
+            return false;
+        }
+        let sockets = count(Counter::OptionSockets);
+        let made = sockets.saturating_sub(self.sockets);
+        if now_ns.saturating_sub(self.since_ns) >= MINUTE_NS {
+            (self.since_ns, self.given_up, self.sockets) = (now_ns, given_up, sockets);
+        }
+        in_vain >= FEW && in_vain.saturating_mul(20) >= made
+    }
 }
 
 fn or_say_why<T>(result: Result<T, InjectError>) -> Option<T> {
@@ -107,14 +134,47 @@ fn or_say_why<T>(result: Result<T, InjectError>) -> Option<T> {
 mod tests {
     use super::*;
 
+    const SECOND: u64 = 1_000_000_000;
+
+    fn look(path: &mut PathTaken, second: u64, given_up: u64, sockets: u64) -> bool {
+        path.drops(second * SECOND, |counter| match counter {
+            Counter::OptionSocketsGivenUp => given_up,
+            Counter::OptionSockets => sockets,
+            other => panic!("{other:?} is not asked for"),
+        })
+    }
+
     #[test]
-    fn ends_where_one_connection_in_twenty_gives_up_but_for_few() {
-        assert!(!is_in_vain(0, 0));
-        assert!(!is_in_vain(2, 2));
-        assert!(is_in_vain(3, 3));
-        assert!(is_in_vain(3, 60));
-        assert!(!is_in_vain(3, 61));
-        assert!(is_in_vain(50, 1_000));
-        assert!(is_in_vain(u64::MAX, u64::MAX));
+    fn one_connection_in_twenty_is_too_many_but_for_few() {
+        for (given_up, sockets, expected) in [
+            (0, 0, false),
+            (2, 2, false),
+            (3, 3, true),
+            (3, 60, true),
+            (3, 61, false),
+            (50, 1_000, true),
+            (u64::MAX, u64::MAX, true),
+        ] {
+            let mut path = PathTaken::default();
+            assert_eq!(look(&mut path, 100, given_up, sockets), expected);
+        }
+    }
+
+    #[test]
+    fn what_was_long_ago_does_not_count() {
+        let mut path = PathTaken::default();
+        assert!(!look(&mut path, 100, 2, 1_000_000));
+        assert!(!look(&mut path, 130, 4, 1_000_000), "two in this minute");
+        assert!(!look(&mut path, 161, 4, 1_000_000));
+        // A path that begins to drop them, under many connections that were made before.
+        assert!(look(&mut path, 170, 7, 1_000_010));
+    }
+
+    #[test]
+    fn looks_once_a_second() {
+        let mut path = PathTaken::default();
+        assert!(!look(&mut path, 100, 0, 0));
+        let at_once = path.drops(100 * SECOND + 1, |_| panic!("it does not look"));
+        assert!(!at_once);
     }
 }

@@ -65,20 +65,18 @@ pub(crate) fn make_room(ctx: &SockOpsContext) -> Option<()> {
     let asked = ctx.arg(0);
     if offers.state != InjectionState::Enrolled as u32 {
         offers.room = 0;
+        if offers.in_vain != 0 && is_acknowledged(ctx, offers) {
+            offers.in_vain = 0;
+            count(Counter::OptionSocketsGivenUp);
+        }
         return None;
     }
     // SAFETY: a word of the entry; in this order, because the other side writes them in the opposite one.
     let offered = unsafe { (&raw const offers.offered).read_volatile() };
     let mut wanted = offered != offers.acknowledged;
-    if wanted {
-        // SAFETY: as above.
-        let start = unsafe { (&raw const offers.start).read_volatile() };
-        // SAFETY: a load from the context.
-        let unacknowledged = unsafe { (&raw const (*ctx.ops).snd_una).read_volatile() };
-        if unacknowledged.wrapping_sub(start) as i32 > 0 {
-            offers.acknowledged = offered;
-            wanted = false;
-        }
+    if wanted && is_acknowledged(ctx, offers) {
+        offers.acknowledged = offered;
+        wanted = false;
     }
     if asked == CURRENT_MSS {
         offers.room = u32::from(wanted && reserve(ctx));
@@ -92,6 +90,16 @@ pub(crate) fn make_room(ctx: &SockOpsContext) -> Option<()> {
     let slot = &mut offers.slots[(offered % Offers::COUNT as u32) as usize];
     slot.outcome |= outcome::CRAMPED;
     None
+}
+
+/// Whether the newest request's first byte is.
+#[inline(always)]
+fn is_acknowledged(ctx: &SockOpsContext, offers: &Offers) -> bool {
+    // SAFETY: a word of the entry.
+    let start = unsafe { (&raw const offers.start).read_volatile() };
+    // SAFETY: a load from the context.
+    let unacknowledged = unsafe { (&raw const (*ctx.ops).snd_una).read_volatile() };
+    unacknowledged.wrapping_sub(start) as i32 > 0
 }
 
 #[inline(always)]
@@ -125,7 +133,7 @@ pub(crate) fn write(ctx: &SockOpsContext) -> Option<()> {
         }
         if offer.outcome / outcome::TIME >= option::TIMES {
             offers.state = InjectionState::Refused as u32;
-            count(Counter::OptionSocketsGivenUp);
+            offers.in_vain = 1;
             return None;
         }
         let span_id = if faulty(fault::MALFORMED) {

@@ -191,7 +191,7 @@ impl Agent {
         }
         if let Some(carrying) = &mut self.inner.carrying {
             let counters = &self.kernel_counters;
-            carrying.tick(|counter| counters.one(counter).unwrap_or(0));
+            carrying.tick(now_ns, |counter| counters.one(counter).unwrap_or(0));
         }
     }
 
