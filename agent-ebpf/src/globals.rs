@@ -68,6 +68,10 @@ pub static INJECT: u32 = 0;
 #[unsafe(no_mangle)]
 pub static INJECT_EXISTING: u32 = 0;
 
+/// 1: trace context is carried in a TCP option.
+#[unsafe(no_mangle)]
+pub static TCP_OPTION: u32 = 0;
+
 /// 1: context of other propagators than `traceparent` is looked for.
 #[unsafe(no_mangle)]
 pub static PROPAGATORS: u32 = 0;

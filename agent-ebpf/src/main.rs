@@ -17,6 +17,7 @@ mod inject;
 mod kernel;
 mod log;
 mod maps;
+mod option;
 mod scratch;
 mod select;
 mod spare;

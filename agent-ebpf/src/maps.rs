@@ -1,8 +1,8 @@
 //! The maps, with their sizes and what they cost. Who writes each and who deletes its entries stands in ARCHITECTURE.md.
 
 use agent_common::abi::{
-    Counter, EventLoop, Injection, KeptState, LIVE_BATCH, LiveRequest, Policy, SELECTION_WORDS,
-    THRESHOLDS as THRESHOLDS_MAX,
+    Brought, Counter, EventLoop, Injection, KeptState, LIVE_BATCH, LiveRequest, Offers, Policy,
+    SELECTION_WORDS, THRESHOLDS as THRESHOLDS_MAX,
 };
 use aya_ebpf::{
     macros::map,
@@ -37,6 +37,10 @@ pub(crate) const RULES_MAX: u32 = 8_192;
 pub(crate) const INJECTIONS_MAX: u32 = 8_192;
 /// Open requests that brought a `tracestate` along: 1.5 MB, or one entry where nothing is written.
 pub(crate) const STATES_MAX: u32 = 4_096;
+/// Connections whose requests get a TCP option: 2.2 MB, or one entry where that is off.
+pub(crate) const OFFERS_MAX: u32 = 8_192;
+/// Connections on which options have come: 1.8 MB, or one entry where that is off.
+pub(crate) const BROUGHT_MAX: u32 = 8_192;
 /// Networks whose context is taken.
 pub(crate) const TRUSTED_MAX: u32 = 256;
 /// One bit per port: 8 KiB.
@@ -79,6 +83,10 @@ pub(crate) static INJECTIONS: HashMap<u64, Injection> =
     HashMap::with_max_entries(INJECTIONS_MAX, 0);
 #[map]
 pub(crate) static STATES: HashMap<u64, KeptState> = HashMap::with_max_entries(STATES_MAX, 0);
+#[map]
+pub(crate) static OFFERS: HashMap<u64, Offers> = HashMap::with_max_entries(OFFERS_MAX, 0);
+#[map]
+pub(crate) static BROUGHT: HashMap<u64, Brought> = HashMap::with_max_entries(BROUGHT_MAX, 0);
 /// What user space switches while the programs are at work: one word, see [`agent_common::abi::switches`].
 #[map]
 pub(crate) static SWITCHES: Array<u32> = Array::with_max_entries(1, 0);

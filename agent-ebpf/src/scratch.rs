@@ -10,6 +10,7 @@ use core::arch::asm;
 use agent_common::{
     abi::{Decision, DecisionRecord, KeptState, MessageEnd, PAYLOAD_BLOCK, Segment},
     wire::chunked::Chunks,
+    wire::decide::Context,
     wire::propagator::{Digits, PLACES},
     wire::scan::{self, Bytes, CARRY, Head, INDEX_MASK, LineStore, Lines},
 };
@@ -143,6 +144,8 @@ pub(crate) struct Work {
     pub(crate) staged: DecisionRecord,
     pub(crate) handover_key: HandoverKey,
     pub(crate) handover: Handover,
+    /// What the request's segment has brought in a TCP option.
+    pub(crate) brought: Context,
     /// A word read from the process.
     pub(crate) user_word: u64,
     pub(crate) random: u64,

@@ -138,11 +138,41 @@ counters! {
     /// Requests that carry our context without its `tracestate`: they brought the `traceparent` alone, another request follows in their send, or it
     /// was replaced or gone before it was written. Requests that get nothing are not among them.
     InjectStatesWithheld = 57, "inject_states_withheld";
+    /// Connections whose requests get a TCP option.
+    OptionSockets = 58, "option_sockets";
+    /// Connections whose requests do not, because their peer is in none of the configured networks.
+    OptionSocketsUntrusted = 59, "option_sockets_untrusted";
+    /// Connections whose requests do not, because `OFFERS` was full or the kernel refused the callback.
+    OptionSocketsRefused = 60, "option_sockets_refused";
+    /// Requests on the connections that get options; when they are over each is in one of the three counters that follow.
+    OptionRequests = 61, "option_requests";
+    /// Requests whose context went out in an option.
+    OptionsWritten = 62, "options_written";
+    /// Requests for whose option no segment had room.
+    OptionsNoRoom = 63, "options_no_room";
+    /// Requests whose option no segment carried: none began with their first byte, or one held more than was known to be theirs.
+    OptionsUnsent = 64, "options_unsent";
+    /// Segments that carried an option: more than requests, where some were sent again.
+    OptionSegments = 65, "option_segments";
+    /// Options that arrived with a request.
+    OptionsReceived = 66, "options_received";
+    /// Options that are malformed.
+    OptionsMalformed = 67, "options_malformed";
+    /// Options from peers in none of the trusted networks.
+    OptionsUntrusted = 68, "options_untrusted";
+    /// Options not kept because `BROUGHT` was full.
+    OptionsFull = 69, "options_full";
+    /// Options that no request had taken when four more had come on their connection.
+    OptionsUnread = 70, "options_unread";
+    /// Requests that got their parent from an option.
+    OptionsTaken = 71, "options_taken";
+    /// Connections whose requests get no option any more, because one was never acknowledged with its option, and then without.
+    OptionSocketsGivenUp = 72, "option_sockets_given_up";
 }
 
 impl Counter {
     /// Entries of `COUNTERS`; some room for growth.
-    pub const CAPACITY: u32 = 64;
+    pub const CAPACITY: u32 = 96;
 }
 
 #[cfg(test)]

@@ -12,6 +12,7 @@ mod counter;
 mod decision;
 mod injection;
 mod map;
+mod option;
 mod process;
 mod retransmit;
 mod segment;
@@ -27,6 +28,7 @@ pub use self::{
         EventLoop, LIVE_BATCH, LiveRequest, Policy, PolicyKind, SELECTION_WORDS, THRESHOLDS,
         VERDICT_BITS, Verdict,
     },
+    option::{Brought, BroughtContext, OfferedContext, Offers, outcome},
     process::{Exec, Exit, Fork},
     retransmit::Retransmit,
     segment::{

@@ -70,7 +70,8 @@ pub const fn stored_for(flags: u64, now_ns: u64) -> u64 {
 /// The context of an incoming request, from the sender's record in this kernel and its own header.
 ///
 /// The record is nearer, so its span is the parent, with the header's flags; where the two name different traces, the header wins. A header from
-/// an address that is not `trusted` is not taken; what this kernel's own record says is. One that is not there is all zero.
+/// an address that is not `trusted` is not taken; what this kernel's own record says is. One that is not there is all zero. Where there is no record, what a
+/// TCP option has brought from a trusted address is one.
 #[must_use]
 #[inline(always)]
 pub fn server(record: Context, header: Context, trusted: bool) -> Inherited {

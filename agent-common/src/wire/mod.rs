@@ -6,6 +6,7 @@ pub mod chunked;
 pub mod decide;
 pub mod http1;
 pub mod inject;
+pub mod option;
 pub mod propagator;
 pub mod sampling;
 pub mod scan;

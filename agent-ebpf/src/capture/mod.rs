@@ -41,6 +41,7 @@ use crate::{
     globals::global,
     inject::{self, ut_instruct, ut_release},
     kernel::sock::{IPPROTO_MPTCP, Identity},
+    option::{ut_offer, ut_take_brought},
     scratch::{self, Work},
 };
 
@@ -183,7 +184,13 @@ fn follow(level: u32, work: *mut Work, turn: bool) {
         // Called from here and not from within the step: the kernel adds up the stacks of all nested calls.
         let mut result = ut_step(level);
         if result == COMPLETE {
+            if global!(TCP_OPTION) != 0 {
+                ut_take_brought(level);
+            }
             result = ut_complete(level);
+            if global!(TCP_OPTION) != 0 {
+                ut_offer(level);
+            }
             if global!(INJECT) != 0 {
                 ut_instruct(level);
                 if work.kept.length != 0 || work.head.flags & head_flags::STATE_LOST != 0 {

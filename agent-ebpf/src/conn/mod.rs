@@ -27,6 +27,7 @@ use crate::{
     },
     log,
     maps::{HEADS, PORTS, SOCKETS, TRUSTED, count},
+    option,
     scratch::{HeadKey, Scratch, State},
 };
 
@@ -339,6 +340,7 @@ pub(crate) fn close(sk: u64, reason: CloseReason) {
     tell_close(sk, socket, reason);
     context::forget_handover(sk, socket);
     inject::forget(sk, socket);
+    option::forget(sk, socket);
     for direction in 0..2u64 {
         let phase = socket.streams[direction as usize].phase;
         if phase == Phase::Head as u8 {

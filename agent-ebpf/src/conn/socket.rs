@@ -39,6 +39,8 @@ pub(crate) mod flags {
     pub(crate) const TRUSTED: u32 = 1 << 13;
     /// Its `Close` was written; the entry goes with the socket.
     pub(crate) const CLOSE_TOLD: u32 = 1 << 14;
+    /// It stands in `OFFERS`.
+    pub(crate) const OFFERS: u32 = 1 << 15;
 }
 
 /// Bits of [`Request::flags`].

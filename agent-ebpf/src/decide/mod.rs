@@ -24,6 +24,7 @@ use crate::{
     globals::global,
     kernel::task,
     maps::count,
+    option,
     scratch::{self, Work},
 };
 
@@ -139,6 +140,9 @@ pub(crate) fn server(work: &mut Work, socket: &mut Socket) {
         work.handover_key = context::receiving_key(work.sk, socket, work.message_start);
         context::take_over(&work.handover_key, &mut work.handover);
     }
+    if global!(TCP_OPTION) != 0 {
+        option::take_over(work);
+    }
     let record = Context {
         trace_id: work.handover.trace_id,
         span_id: work.handover.span_id,
@@ -150,6 +154,9 @@ pub(crate) fn server(work: &mut Work, socket: &mut Socket) {
     fill(work, inherited.context);
     let decision = &mut work.decision;
     decision.source = inherited.source as u8;
+    if global!(TCP_OPTION) != 0 {
+        option::name_source(&work.brought, decision);
+    }
     decision.confidence = if has_parent { 100 } else { 0 };
     decision.decision_flags = inherited.flags | duplicate_flag(&work.head);
     if inherited.flags & decision_flags::RECORD_DIFFERS != 0 {

@@ -26,6 +26,7 @@ use crate::{
         },
         task,
     },
+    option,
     scratch::{self, Work},
     select,
     spare::{self, Post},
@@ -171,6 +172,7 @@ fn established(sk: u64) {
         return;
     }
     inject::want(sk, socket);
+    option::want(sk, socket);
     conn::open(socket, sk, conn::now());
 }
 

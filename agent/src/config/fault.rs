@@ -96,6 +96,16 @@ faults! {
     InjectStateReplaced = "inject-state-replaced";
     /// Whether it was is not looked after.
     InjectStateUnchecked = "inject-state-unchecked";
+    /// `OFFERS` has room for one connection.
+    OffersFull = "offers-full";
+    /// `BROUGHT` has room for one connection.
+    BroughtFull = "brought-full";
+    /// TCP options are written with a span id that is none.
+    OptionMalformed = "option-malformed";
+    /// No segment has room for a TCP option.
+    OptionNoRoom = "option-no-room";
+    /// Segments that are sent again carry no TCP option.
+    OptionOnce = "option-once";
     /// The sockhash has room for one connection.
     SockhashFull = "sockhash-full";
     /// The kernel's types do not tell where a packet's sequence number is.

@@ -77,6 +77,10 @@ pub struct Layer {
     /// for a moment while they are idle [env: UNDERTRACE_INJECT_EXISTING].
     #[arg(long, num_args = 0..=1, default_missing_value = "true", require_equals = true, value_name = "BOOL", help_heading = "Trace context between hosts")]
     pub inject_existing: Option<bool>,
+    /// Carry trace context in a TCP option, to and from hosts that run an agent with this flag; towards the networks of --inject-to, and from those of
+    /// --trust-context [env: UNDERTRACE_TCP_OPTION].
+    #[arg(long, num_args = 0..=1, default_missing_value = "true", require_equals = true, value_name = "BOOL", help_heading = "Trace context between hosts")]
+    pub tcp_option: Option<bool>,
     /// Take trace context only from these networks, that from elsewhere becomes a link; the default: private, loopback and link-local ones
     /// [env: UNDERTRACE_TRUST_CONTEXT].
     #[arg(
@@ -181,6 +185,7 @@ impl Layer {
                 "networks such as 10.0.0.0/8, separated by commas",
             )?,
             inject_existing: truth(env, "UNDERTRACE_INJECT_EXISTING")?,
+            tcp_option: truth(env, "UNDERTRACE_TCP_OPTION")?,
             trust_context: list(
                 env,
                 "UNDERTRACE_TRUST_CONTEXT",
@@ -222,6 +227,7 @@ impl Layer {
             inject: self.inject.or(lower.inject),
             inject_to: list(self.inject_to, lower.inject_to),
             inject_existing: self.inject_existing.or(lower.inject_existing),
+            tcp_option: self.tcp_option.or(lower.tcp_option),
             trust_context: list(self.trust_context, lower.trust_context),
             propagators: list(self.propagators, lower.propagators),
             console: self.console.or(lower.console),

@@ -65,6 +65,8 @@ pub struct Config {
     pub inject_to: Vec<Network>,
     /// Also into those of connections that are older than the agent.
     pub inject_existing: bool,
+    /// Networks towards which trace context is carried in a TCP option; none where it is not, and then none is taken from options either.
+    pub option_to: Vec<Network>,
     /// Headers that carry trace context besides `traceparent`, where there are any.
     pub propagators: Option<Table>,
     /// Networks whose trace context is taken; what comes from elsewhere becomes a link.
@@ -197,11 +199,8 @@ impl Config {
             sample_rate: layer.sample_rate,
             query: layer.query.unwrap_or(false),
             otlp_exports: layer.otlp_exports.unwrap_or(false),
-            inject_to: match (layer.inject.unwrap_or(false), layer.inject_to) {
-                (false, _) => Vec::new(),
-                (true, networks) if networks.is_empty() => Network::private(),
-                (true, networks) => networks,
-            },
+            inject_to: towards(layer.inject, &layer.inject_to),
+            option_to: towards(layer.tcp_option, &layer.inject_to),
             inject_existing: layer.inject_existing.unwrap_or(false),
             propagators: propagator::resolve(&layer.propagators)?,
             trust_context: if layer.trust_context.is_empty() {
@@ -214,6 +213,15 @@ impl Config {
             stats_json: layer.stats_json,
             ready_file: layer.ready_file,
         })
+    }
+}
+
+/// The networks towards which something is written, where it is.
+fn towards(wanted: Option<bool>, networks: &[Network]) -> Vec<Network> {
+    match (wanted.unwrap_or(false), networks) {
+        (false, _) => Vec::new(),
+        (true, []) => Network::private(),
+        (true, networks) => networks.to_vec(),
     }
 }
 

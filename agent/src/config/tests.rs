@@ -94,6 +94,26 @@ fn writes_into_older_connections_only_when_told_and_only_where_it_writes() {
 }
 
 #[test]
+fn carries_context_in_an_option_only_when_told() {
+    assert!(config(&["--inject"], &[]).option_to.is_empty());
+    let told = config(&["--tcp-option"], &[]);
+    assert_eq!(told.option_to, Network::private());
+    assert!(told.inject_to.is_empty());
+    let variable = ("UNDERTRACE_TCP_OPTION", "true");
+    let there = config(&["--inject-to", "192.0.2.0/24"], &[variable]);
+    let shown: Vec<String> = there.option_to.iter().map(Network::to_string).collect();
+    assert_eq!(shown, ["192.0.2.0/24"]);
+    assert!(
+        config(&["--tcp-option=false"], &[variable])
+            .option_to
+            .is_empty()
+    );
+    let path = written("option.yaml", "tcp_option: true\n");
+    let from_file = config(&["--config", path.path()], &[]);
+    assert_eq!(from_file.option_to, Network::private());
+}
+
+#[test]
 fn leaves_out_exports_of_telemetry_unless_told() {
     assert!(!config(&[], &[]).otlp_exports);
     assert!(config(&["--otlp-exports"], &[]).otlp_exports);

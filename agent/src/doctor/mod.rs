@@ -46,6 +46,8 @@ pub struct Report {
     pub hooks: Vec<HookReport>,
     /// Whether trace context can be written into requests; none when that was not tried.
     pub headers: Option<HeaderReport>,
+    /// Whether trace context can be carried in a TCP option; none when that was not tried.
+    pub option: Option<OptionReport>,
     /// Members of kernel structs that this kernel does not have; the programs do without them.
     pub absent_members: Vec<String>,
     /// Memory of all maps, bytes.
@@ -69,6 +71,17 @@ pub struct HeaderReport {
     pub without_veth: Option<String>,
     /// Connections to the networks of `--inject-to`, unless it names others, that processes have made and hold now: older than an agent that starts now, they get no header.
     pub older: usize,
+}
+
+/// Whether trace context can be carried in a TCP option.
+#[derive(Clone, Debug, Serialize)]
+pub struct OptionReport {
+    /// The kernel passed the self-test.
+    pub works: bool,
+    /// Why none is carried here.
+    pub reason: Option<String>,
+    /// How long the self-test took, milliseconds; none when it failed.
+    pub milliseconds: Option<u64>,
 }
 
 /// What became of a feature.
@@ -129,6 +142,7 @@ pub fn examine(proc: &Path) -> Report {
         features: Vec::new(),
         hooks: Vec::new(),
         headers: None,
+        option: None,
         absent_members: Vec::new(),
         map_bytes: 0,
         cost: None,
@@ -170,6 +184,15 @@ fn try_all(features: Features, proc: &Path, report: &mut Report) -> Result<(), P
         milliseconds: took.map(|took| u64::try_from(took).unwrap_or(u64::MAX)),
         without_veth: passed.and_then(|passed| passed.without_veth),
         older: older(proc),
+    });
+    let carried = inject::prove_option(kernel.features.cgroup2.as_deref(), &[]);
+    report.option = Some(OptionReport {
+        works: carried.is_ok(),
+        milliseconds: carried
+            .as_ref()
+            .ok()
+            .map(|took| u64::try_from(took.as_millis()).unwrap_or(u64::MAX)),
+        reason: carried.err().map(|error| error.to_string()),
     });
     // Nobody is traced but this process, and it only while its calls are timed.
     let settings = Settings::default().with("SELECT_UNKNOWN", Value::U32(0));

@@ -4,7 +4,7 @@
 
 use std::io::{self, Write};
 
-use super::{Cost, FeatureReport, HeaderReport, HookReport, Report};
+use super::{Cost, FeatureReport, HeaderReport, HookReport, OptionReport, Report};
 use crate::{kernel::features::Severity, probe::plan::State};
 
 /// Columns before the second column of a table.
@@ -20,8 +20,14 @@ pub(super) fn write(report: &Report, out: &mut impl Write) -> io::Result<()> {
     if !report.features.is_empty() {
         features(report, out)?;
     }
+    if report.headers.is_some() || report.option.is_some() {
+        writeln!(out, "\nTrace context between hosts")?;
+    }
     if let Some(headers) = &report.headers {
         write_headers(headers, out)?;
+    }
+    if let Some(option) = &report.option {
+        write_option(option, out)?;
     }
     if let Some(cost) = &report.cost {
         write_cost(cost, report.map_bytes, out)?;
@@ -83,10 +89,9 @@ fn features(report: &Report, out: &mut impl Write) -> io::Result<()> {
     Ok(())
 }
 
-/// How context gets from one host to another.
+/// How context gets from one host to another, inside the stream.
 fn write_headers(headers: &HeaderReport, out: &mut impl Write) -> io::Result<()> {
     const LABEL_TEXT: &str = "HTTP headers";
-    writeln!(out, "\nTrace context between hosts")?;
     if let Some(reason) = &headers.reason {
         writeln!(
             out,
@@ -114,6 +119,25 @@ fn write_headers(headers: &HeaderReport, out: &mut impl Write) -> io::Result<()>
         many => format!("{many} connections are there already, and get"),
     };
     indented(&format!("{older} none without `--inject-existing`"), out)
+}
+
+/// And beside it.
+fn write_option(option: &OptionReport, out: &mut impl Write) -> io::Result<()> {
+    const LABEL_TEXT: &str = "TCP option";
+    if let Some(reason) = &option.reason {
+        writeln!(
+            out,
+            "  REFUSED  {LABEL_TEXT:<LABEL$} `run --tcp-option` carries none here"
+        )?;
+        return indented(reason, out);
+    }
+    writeln!(
+        out,
+        "  fit      {LABEL_TEXT:<LABEL$} carried where both hosts have `run --tcp-option`"
+    )?;
+    let milliseconds = option.milliseconds.unwrap_or_default();
+    let proven = format!("self-test passed in {milliseconds} ms, on loopback");
+    indented(&proven, out)
 }
 
 /// `fentry inet_sendmsg, fexit inet_recvmsg`.
@@ -281,6 +305,7 @@ mod tests {
                 hook(Attach::Exit("other"), State::Off { reason }),
             ],
             headers: None,
+            option: None,
             absent_members: Vec::new(),
             map_bytes: 5 << 19,
             cost: Some(Cost {
@@ -344,6 +369,35 @@ Cost";
         let text = written(&report);
         assert!(text.contains("  REFUSED  HTTP headers"));
         assert!(text.contains("self-test: FIONREAD says 0"));
+    }
+
+    #[test]
+    fn says_whether_an_option_can_be_carried() {
+        let mut report = report();
+        report.option = Some(OptionReport {
+            works: true,
+            reason: None,
+            milliseconds: Some(12),
+        });
+        let expected = "
+Trace context between hosts
+  fit      TCP option             carried where both hosts have `run --tcp-option`
+                                  self-test passed in 12 ms, on loopback
+
+Cost";
+        let text = written(&report);
+        assert!(text.contains(expected), "{text}");
+        report.option = Some(OptionReport {
+            works: false,
+            reason: Some("no cgroup2 tree is mounted".to_owned()),
+            milliseconds: None,
+        });
+        let expected = "
+  REFUSED  TCP option             `run --tcp-option` carries none here
+                                  no cgroup2 tree is mounted
+";
+        let text = written(&report);
+        assert!(text.contains(expected), "{text}");
     }
 
     fn written(report: &Report) -> String {

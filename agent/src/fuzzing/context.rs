@@ -1,6 +1,7 @@
 //! Values of trace-context headers: alone, and in a head.
 
 use agent_common::wire::{
+    option,
     propagator::Table,
     scan::{BLOCK, head_flags},
     traceparent::{FLAG_RANDOM, FLAG_SAMPLED, TraceParent, VERSION, format, parse},
@@ -65,6 +66,35 @@ pub fn tracestate(value: &[u8]) -> bool {
         assert_eq!(request.trace_state().as_bytes(), part.unwrap_or_default());
     }
     part.is_some_and(|part| !part.is_empty())
+}
+
+/// A TCP option: what is taken from it is what was put in, and one bit more or less is another option or none.
+pub fn tcp_option(bytes: &[u8]) -> bool {
+    let Some(bytes) = bytes.first_chunk::<{ option::LENGTH }>() else {
+        return false;
+    };
+    let mut words: option::Words = [0; option::WORDS];
+    for (word, chunk) in words.iter_mut().zip(bytes.as_chunks().0) {
+        *word = u32::from_ne_bytes(*chunk);
+    }
+    let context = option::decode(&words);
+    if !context.exists() {
+        assert_eq!((context.span_id, context.flags), (0, 0));
+        return false;
+    }
+    assert_ne!(context.span_id, 0);
+    assert_eq!(
+        option::encode(context.trace_id, context.span_id, context.flags),
+        words
+    );
+    let ids = [
+        context.trace_id[0].to_ne_bytes(),
+        context.trace_id[1].to_ne_bytes(),
+        context.span_id.to_ne_bytes(),
+    ];
+    assert_eq!(ids.concat(), bytes[4..]);
+    assert_eq!(context.flags & 1 != 0, bytes[3] == b'T');
+    true
 }
 
 /// What no header may have in its value.

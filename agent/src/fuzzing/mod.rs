@@ -29,6 +29,7 @@ macro_rules! targets {
 
 targets! {
     context::traceparent,
+    context::tcp_option,
     context::tracestate,
     head::head_scan,
     head::propagators,

@@ -8,13 +8,16 @@ pub mod older;
 pub mod selftest;
 pub mod watch;
 
-use std::path::Path;
+use std::{path::Path, time::Duration};
 
 use self::selftest::Passed;
 use crate::{
     config::Fault,
     kernel::{features::Features, quirks},
-    probe::inject::{Bench, InjectError},
+    probe::{
+        inject::{Bench, InjectError},
+        option::Bench as OptionBench,
+    },
 };
 
 /// Proves on sockets of our own that this kernel can write headers without harm; the host's `/proc` is mounted at `proc`.
@@ -35,4 +38,16 @@ pub fn prove(features: &Features, proc: &Path, faults: &[Fault]) -> Result<Passe
         Some(quirk) => Err(selftest::Failure::Known(quirk.consequence).into()),
         None => Ok(passed),
     }
+}
+
+/// Proves on sockets of our own that this kernel carries trace context in a TCP option, and tells how long that took.
+///
+/// # Errors
+/// The first proof that failed, or what is missing.
+pub fn prove_option(cgroup: Option<&Path>, faults: &[Fault]) -> Result<Duration, InjectError> {
+    let cgroup = cgroup.ok_or(InjectError::NoCgroup)?;
+    if faults.contains(&Fault::SelfTestFails) {
+        return Err(selftest::Failure::Forced.into());
+    }
+    Ok(selftest::option::carries(&mut OptionBench::new(cgroup)?)?)
 }

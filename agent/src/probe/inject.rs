@@ -38,8 +38,16 @@ const OBJECT: &str = "inject";
 const WRITER: &str = "write_context";
 /// The callback of the handshake.
 const ENROLLER: &str = "enrol_established";
-/// Maps that both objects have.
-const SHARED: &[&str] = &["INJECTIONS", "STATES", "SWITCHES", "COUNTERS"];
+/// Maps that several objects have.
+const SHARED: &[&str] = &[
+    "INJECTIONS",
+    "STATES",
+    "SWITCHES",
+    "COUNTERS",
+    "OFFERS",
+    "BROUGHT",
+    "TRUSTED",
+];
 
 /// Threads that send in one self-test, with room to spare.
 const BENCH_THREADS: u32 = 16;
@@ -60,7 +68,7 @@ pub enum InjectError {
     #[error("{}", objects::MISSING)]
     NoObject,
     /// The unified control-group tree is mounted nowhere.
-    #[error("no cgroup2 tree is mounted, to which the handshake's callback could be attached")]
+    #[error("no cgroup2 tree is mounted, to which the callback of sockets could be attached")]
     NoCgroup,
     /// The control-group tree cannot be opened.
     #[error("cannot open the control-group tree {path}")]
@@ -77,7 +85,7 @@ pub enum InjectError {
     )]
     Share(#[source] io::Error),
     /// The kernel refused a map.
-    #[error("the kernel did not take the maps for writing headers: {}", chain(.0))]
+    #[error("the kernel did not take the maps for trace context: {}", chain(.0))]
     Object(#[source] aya::EbpfError),
     /// A map is missing or cannot be used.
     #[error("map {name} cannot be used")]
@@ -416,7 +424,7 @@ impl Bench {
     }
 }
 
-fn take<M>(ebpf: &mut Ebpf, name: &'static str) -> Result<M, InjectError>
+pub(super) fn take<M>(ebpf: &mut Ebpf, name: &'static str) -> Result<M, InjectError>
 where
     M: TryFrom<aya::maps::Map, Error = MapError>,
 {
@@ -429,7 +437,7 @@ where
     })
 }
 
-fn refused(program: &'static str) -> impl Fn(ProgramError) -> InjectError {
+pub(super) fn refused(program: &'static str) -> impl Fn(ProgramError) -> InjectError {
     move |error| InjectError::Program {
         program,
         reason: match error {

@@ -367,7 +367,7 @@ impl Counters {
 }
 
 /// What a call gave, unless its entry is gone: the kernel, or another reader, was faster.
-fn if_there<T>(result: Result<T, MapError>) -> Result<Option<T>, MapError> {
+pub(super) fn if_there<T>(result: Result<T, MapError>) -> Result<Option<T>, MapError> {
     match result {
         Ok(value) => Ok(Some(value)),
         Err(MapError::KeyNotFound | MapError::ElementNotFound) => Ok(None),

@@ -21,6 +21,7 @@ pub mod maps;
 mod memory;
 pub mod namespace;
 pub mod objects;
+pub mod option;
 pub mod plan;
 pub mod settings;
 pub mod stats;

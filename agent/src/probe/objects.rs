@@ -31,7 +31,7 @@ macro_rules! objects {
     };
 }
 
-objects!("capture", "inject");
+objects!("capture", "inject", "option");
 
 /// The object of this name, if the binary carries it.
 #[must_use]

@@ -2,6 +2,7 @@
 //!
 //! The pipeline runs on the calling thread, exporters on a runtime with one worker; nothing the pipeline does waits for them.
 
+mod carrier;
 mod event_loops;
 mod injection;
 mod live;

@@ -58,6 +58,7 @@ pub(super) struct KernelValues {
     pub(super) ring_largest_batch_bytes: u64,
     pub(super) processes_known: u64,
     pub(super) headers_written: bool,
+    pub(super) options_carried: bool,
 }
 
 /// Whether printing may fall behind the pipeline.
@@ -262,6 +263,7 @@ impl Outputs {
                     ("handovers_held", kernel.handovers_held),
                     ("processes_known", kernel.processes_known),
                     ("headers_written", u64::from(kernel.headers_written)),
+                    ("options_carried", u64::from(kernel.options_carried)),
                     ("ring_largest_batch_bytes", kernel.ring_largest_batch_bytes),
                     ("map_memory_bytes", kernel.map_memory_bytes),
                     ("resident_bytes", resident_bytes()),

@@ -19,11 +19,43 @@ const TICK: Duration = Duration::from_millis(50);
 /// The largest packet that a veth pair hands over at once.
 const PACKET: usize = 1 << 16;
 
+/// A TCP segment that carried any payload.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Segment {
+    /// Number of its first byte.
+    pub(crate) sequence: u32,
+    /// The options of its header, as they stand there.
+    pub(crate) options: Vec<u8>,
+    /// What it carries.
+    pub(crate) payload: Vec<u8>,
+}
+
+impl Segment {
+    /// Contents of the options of one kind (RFC 9293 section 3.2), without kind and length.
+    pub(crate) fn options_of(&self, kind: u8) -> Vec<&[u8]> {
+        let (mut found, mut rest) = (Vec::new(), self.options.as_slice());
+        loop {
+            match rest {
+                [] | [0, ..] => return found,
+                [1, behind @ ..] => rest = behind,
+                [this, length, ..] if *length >= 2 && usize::from(*length) <= rest.len() => {
+                    let (option, behind) = rest.split_at(usize::from(*length));
+                    if *this == kind {
+                        found.push(&option[2..]);
+                    }
+                    rest = behind;
+                }
+                _ => panic!("malformed options: {:02x?}", self.options),
+            }
+        }
+    }
+}
+
 /// Reads every IPv4 packet that comes into one network namespace, until it is asked for them.
 #[derive(Debug)]
 pub(crate) struct Capture {
     ended: Arc<AtomicBool>,
-    payloads: Arc<Mutex<Vec<Vec<u8>>>>,
+    segments: Arc<Mutex<Vec<Segment>>>,
     thread: Option<JoinHandle<Result<()>>>,
 }
 
@@ -40,17 +72,17 @@ impl Capture {
             Ok(fd)
         })?;
         let ended = Arc::new(AtomicBool::new(false));
-        let payloads = Arc::new(Mutex::new(Vec::new()));
-        let (stop, into) = (Arc::clone(&ended), Arc::clone(&payloads));
+        let segments = Arc::new(Mutex::new(Vec::new()));
+        let (stop, into) = (Arc::clone(&ended), Arc::clone(&segments));
         let thread = thread::spawn(move || {
             let mut packet = vec![0; PACKET];
             while !stop.load(Ordering::Acquire) {
                 match recv(&fd, packet.as_mut_slice(), RecvFlags::empty()) {
                     Ok((size, _)) => {
-                        if let Some(payload) = tcp_payload(&packet[..size]) {
+                        if let Some(segment) = tcp_segment(&packet[..size]) {
                             into.lock()
                                 .expect("nobody panics while it is locked")
-                                .push(payload.to_vec());
+                                .push(segment);
                         }
                     }
                     Err(rustix::io::Errno::AGAIN | rustix::io::Errno::INTR) => {}
@@ -61,7 +93,7 @@ impl Capture {
         });
         Ok(Self {
             ended,
-            payloads,
+            segments,
             thread: Some(thread),
         })
     }
@@ -70,13 +102,22 @@ impl Capture {
     ///
     /// # Errors
     /// When the packet socket failed.
-    pub(crate) fn stop(mut self) -> Result<Vec<Vec<u8>>> {
+    pub(crate) fn stop(self) -> Result<Vec<Vec<u8>>> {
+        let segments = self.stop_segments()?.into_iter();
+        Ok(segments.map(|segment| segment.payload).collect())
+    }
+
+    /// The TCP segments that carried any payload, in their order. Ends the reading.
+    ///
+    /// # Errors
+    /// When the packet socket failed.
+    pub(crate) fn stop_segments(mut self) -> Result<Vec<Segment>> {
         self.ended.store(true, Ordering::Release);
         if let Some(thread) = self.thread.take() {
             thread.join().expect("the thread does not panic")?;
         }
         Ok(std::mem::take(
-            &mut *self.payloads.lock().expect("the thread has ended"),
+            &mut *self.segments.lock().expect("the thread has ended"),
         ))
     }
 }
@@ -87,8 +128,8 @@ impl Drop for Capture {
     }
 }
 
-/// The payload of an IPv4 packet with TCP in it (RFC 791 section 3.1, RFC 9293 section 3.1); `None` for others, and where there is none.
-fn tcp_payload(packet: &[u8]) -> Option<&[u8]> {
+/// The segment in an IPv4 packet with TCP in it (RFC 791 section 3.1, RFC 9293 section 3.1); `None` for others, and where there is no payload.
+fn tcp_segment(packet: &[u8]) -> Option<Segment> {
     let version_and_length = *packet.first()?;
     let total = usize::from(u16::from_be_bytes([*packet.get(2)?, *packet.get(3)?]));
     if version_and_length >> 4 != 4 || *packet.get(9)? != 6 {
@@ -97,13 +138,22 @@ fn tcp_payload(packet: &[u8]) -> Option<&[u8]> {
     let tcp = packet
         .get(..total)?
         .get(usize::from(version_and_length & 15) * 4..)?;
-    let payload = tcp.get(usize::from(tcp.get(12)? >> 4) * 4..)?;
-    (!payload.is_empty()).then_some(payload)
+    let header = usize::from(tcp.get(12)? >> 4) * 4;
+    let payload = tcp.get(header..)?;
+    (!payload.is_empty()).then_some(Segment {
+        sequence: u32::from_be_bytes(tcp.get(4..8)?.try_into().ok()?),
+        options: tcp.get(20..header)?.to_vec(),
+        payload: payload.to_vec(),
+    })
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    fn tcp_payload(packet: &[u8]) -> Option<Vec<u8>> {
+        tcp_segment(packet).map(|segment| segment.payload)
+    }
 
     /// A packet with options in both headers, and what Ethernet pads it with behind.
     #[test]
@@ -115,7 +165,13 @@ mod tests {
         packet.extend(b"GET");
         packet[3] = 56 + 3;
         packet.extend([0; 6]);
-        assert_eq!(tcp_payload(&packet), Some(&b"GET"[..]));
+        assert_eq!(tcp_payload(&packet), Some(b"GET".to_vec()));
+        packet[24 + 4..24 + 8].copy_from_slice(&[1, 2, 3, 4]);
+        packet[24 + 20..24 + 32].copy_from_slice(&[1, 1, 8, 3, 9, 253, 4, 7, 7, 253, 2, 0]);
+        let segment = tcp_segment(&packet).expect("a segment");
+        assert_eq!(segment.sequence, 0x0102_0304);
+        assert_eq!(segment.options_of(253), [&[7, 7][..], &[]]);
+        assert_eq!(segment.options_of(8), [&[9][..]]);
         packet[3] = 24 + 32;
         assert_eq!(tcp_payload(&packet), None, "an acknowledgement");
         packet[9] = 17;
@@ -126,7 +182,7 @@ mod tests {
     fn cut_packets_have_none() {
         let mut packet = vec![0_u8; 43];
         (packet[0], packet[3], packet[9], packet[32]) = (0x45, 43, 6, 0x50);
-        assert_eq!(tcp_payload(&packet).map(<[u8]>::len), Some(3));
+        assert_eq!(tcp_payload(&packet).map(|payload| payload.len()), Some(3));
         for cut in 0..packet.len() {
             assert_eq!(tcp_payload(&packet[..cut]), None, "{cut}");
         }

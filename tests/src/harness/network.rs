@@ -112,6 +112,28 @@ impl Routed {
         self.rewrite("2", "egress", "10.77.1.2", "10.77.2.1")
     }
 
+    /// Makes the router drop what comes from the client with a TCP option of this kind behind the timestamps, as some that do not know it do.
+    ///
+    /// # Errors
+    /// [`Skip`] when traffic control cannot.
+    pub(crate) fn drop_option(&self, kind: u8) -> Result<()> {
+        /// Offset in a packet: 20 bytes of IPv4, 20 of TCP, 12 of timestamps with what aligns them.
+        const AT: &str = "52";
+        let interface = format!("v{}n1", std::process::id());
+        let tc = |arguments: &[&str]| run_in(&self.router, "tc", arguments);
+        let kind = format!("0x{kind:02x}");
+        let filter = [
+            "filter", "add", "dev", &interface, "ingress", "protocol", "ip",
+        ];
+        let packets = ["u32", "match", "ip", "protocol", "6", "0xff"];
+        let option = ["match", "u8", &kind, "0xff", "at", AT, "action", "drop"];
+        let attempt = || -> Result<()> {
+            tc(&["qdisc", "add", "dev", &interface, "clsact"])?;
+            tc(&[&filter[..], &packets, &option].concat())
+        };
+        Ok(attempt().map_err(|error| Skip(format!("nothing is dropped here: {error:#}")))?)
+    }
+
     /// At the router's end of the pair to this network, makes one address another: the destination of what comes in (`ingress`), or the source of what
     /// goes out (`egress`); and undoes it for what goes the other way.
     fn rewrite(&self, network: &str, hook: &str, from: &str, to: &str) -> Result<()> {

@@ -94,6 +94,9 @@ fn tries_everything(_context: &mut Context) -> Result<()> {
     assert_eq!(Value::Bool(took), headers["works"], "{headers:#}");
     // The virtual machines have namespaces and interfaces for it.
     assert_eq!(headers["without_veth"], Value::Null, "{headers:#}");
+    let option = &report["option"];
+    assert_eq!(option["works"], Value::Bool(true), "{option:#}");
+    assert!(option["milliseconds"].is_u64(), "{option:#}");
     assert!(
         report["map_bytes"]
             .as_u64()

@@ -30,6 +30,7 @@ mod inject;
 mod links;
 mod losses;
 mod namespaces;
+mod option;
 mod own_metrics;
 mod propagators;
 mod record;
@@ -135,6 +136,7 @@ pub(crate) fn all() -> impl Iterator<Item = &'static Scenario> {
         inject::limits::SCENARIOS,
         inject::proofs::SCENARIOS,
         inject::state::SCENARIOS,
+        option::SCENARIOS,
         causality::SCENARIOS,
         causality_files::SCENARIOS,
         causality_unseen::SCENARIOS,

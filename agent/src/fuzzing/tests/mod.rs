@@ -96,7 +96,7 @@ macro_rules! drive {
 }
 
 drive! {
-    traceparent tracestate head_scan propagators btf cgroup config elf event_decode recording chunk_framing chunked_body messages
+    traceparent tracestate tcp_option head_scan propagators btf cgroup config elf event_decode recording chunk_framing chunked_body messages
 }
 
 #[test]

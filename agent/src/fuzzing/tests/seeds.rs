@@ -106,6 +106,32 @@ pub(super) fn tracestate() -> Samples {
     }
 }
 
+pub(super) fn tcp_option() -> Samples {
+    const SAMPLED: &[u8; 28] = b"\xfd\x1cuT\x4b\xf9\x2f\x35\x77\xb3\x4d\xa6\xa3\xce\x92\x9d\x0e\x0e\x47\x36\x00\xf0\x67\xaa\x0b\xa9\x02\xb7";
+    let with = |at: std::ops::Range<usize>, byte: u8| {
+        let mut option = SAMPLED.to_vec();
+        option[at].fill(byte);
+        option
+    };
+    Samples {
+        taken: vec![
+            SAMPLED.to_vec(),
+            with(3..4, b't'),
+            with(4..12, 0),
+            [SAMPLED, &[1, 1, 8, 10][..]].concat(),
+        ],
+        refused: vec![
+            Vec::new(),
+            SAMPLED[..27].to_vec(),
+            with(0..1, 254),
+            with(1..2, 27),
+            with(2..3, b'U'),
+            with(4..20, 0),
+            with(20..28, 0),
+        ],
+    }
+}
+
 pub(super) fn head_scan() -> Samples {
     let long = format!(
         "GET /{} HTTP/1.1\r\nHost: a\r\n{}traceparent: {PARENT}\r\n\r\n",

@@ -5,6 +5,7 @@
 
 mod crowd;
 mod ends;
+pub mod option;
 mod reading;
 mod state;
 mod transfer;
@@ -83,6 +84,12 @@ pub enum Failure {
         /// What the system said.
         #[source]
         source: io::Error,
+    },
+    /// An option arrived that should not, or did not arrive.
+    #[error("not as it should be: {what}")]
+    Option {
+        /// Which one.
+        what: &'static str,
     },
     /// The kernel is known for a defect.
     #[error("{0}")]

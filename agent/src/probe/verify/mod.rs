@@ -31,6 +31,7 @@ use super::{
     hooks::{Attach, Feature, HOOKS, Hook},
     inject, loader,
     objects::{self, OBJECTS},
+    option,
     plan::{Reason, State},
     settings::{Settings, Value},
     stats,
@@ -71,6 +72,7 @@ pub fn run(out: &mut impl Write) -> Result<bool, VerifyError> {
         .with("PREEMPTIBLE", Value::U32(1))
         .with("INJECT", Value::U32(1))
         .with("INJECT_EXISTING", Value::U32(1))
+        .with("TCP_OPTION", Value::U32(1))
         .with("SAMPLE_BY_PROCESS", Value::U32(1))
         .with("SAMPLE_LIMITED", Value::U32(1))
         .with("PROPAGATORS", Value::U32(1));
@@ -156,6 +158,7 @@ fn verify(
         });
         let types = match hook {
             None => inject::program_types(name)
+                .or_else(|| option::program_types(name))
                 .ok_or_else(|| "no hook is written down for it".to_owned()),
             Some(hook) => {
                 if let Some(reason) = unsuitable(kernel, hook) {

@@ -23,6 +23,9 @@ impl Agent {
         if let Some(injection) = &mut self.inner.injection {
             injection.end();
         }
+        if let Some(carrying) = &mut self.inner.carrying {
+            carrying.end();
+        }
         self.stood_in_last = self.kernel_counters.one(Counter::ProgramsStoodIn).ok();
         self.attached.detach();
         self.drain(&mut reader);

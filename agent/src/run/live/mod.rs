@@ -17,6 +17,7 @@ pub(super) use self::setup::{parser_config, seed_of};
 use self::{setup::Ready, ticks::Ticks};
 use super::{
     RunError,
+    carrier::Carrying,
     event_loops::EventLoops,
     injection::Injection,
     outputs::{KernelValues, Outputs},
@@ -104,6 +105,7 @@ struct Inner {
     recorder: Option<Recorder>,
     counters: Arc<Counters>,
     injection: Option<Injection>,
+    carrying: Option<Carrying>,
 }
 
 /// How often a spare program has done another one's work.
@@ -187,6 +189,10 @@ impl Agent {
         if let Some(injection) = &mut self.inner.injection {
             injection.tick(now_ns, &self.inner.counters);
         }
+        if let Some(carrying) = &mut self.inner.carrying {
+            let counters = &self.kernel_counters;
+            carrying.tick(now_ns, |counter| counters.one(counter).unwrap_or(0));
+        }
     }
 
     fn limit_samples(&mut self, now_ns: u64) {
@@ -242,6 +248,7 @@ impl Agent {
             ring_largest_batch_bytes,
             processes_known: self.inner.table.len() as u64,
             headers_written: injection.is_some_and(Injection::holds),
+            options_carried: self.inner.carrying.as_ref().is_some_and(Carrying::holds),
         });
     }
 

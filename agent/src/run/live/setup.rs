@@ -31,7 +31,7 @@ use crate::{
     process::{Host, IdentityOptions, NoProc, Proc, ProcSource, ProcessTable, Selection},
     protocol::ParserConfig,
     run::{
-        RunError,
+        RunError, carrier,
         event_loops::EventLoops,
         injection,
         outputs::{Outputs, Printing},
@@ -66,22 +66,37 @@ pub(super) fn start(config: &Config, record: Option<(&Path, bool)>) -> Result<Re
     let settings = Settings::from_config(config, own)
         .with("LOG", Value::U32(u32::from(KernelLog::is_wanted())));
     let shared = injection::prepare(config, &kernel.features);
+    let injects = shared.is_some();
+    let cgroup = kernel.features.cgroup2.clone();
+    let (shared, can_carry) = carrier::prepare(config, cgroup.as_deref(), shared);
+    // First, so that the other one does nothing for it where it is refused.
+    let carrier = match &shared {
+        Some(shared) if can_carry => carrier::load(shared, config),
+        _ => None,
+    };
+    let mut map_sizes = Vec::new();
+    if !injects {
+        map_sizes.extend([("INJECTIONS", 1), ("STATES", 1)]);
+    }
+    if carrier.is_none() {
+        map_sizes.extend([("OFFERS", 1), ("BROUGHT", 1)]);
+    }
     let settings = settings
-        .with("INJECT", Value::U32(u32::from(shared.is_some())))
+        .with("INJECT", Value::U32(u32::from(injects)))
         .with(
             "INJECT_EXISTING",
-            Value::U32(u32::from(shared.is_some() && config.inject_existing)),
+            Value::U32(u32::from(injects && config.inject_existing)),
         )
+        .with("TCP_OPTION", Value::U32(u32::from(carrier.is_some())))
         .and(&Settings {
-            map_sizes: match shared {
-                Some(_) => Vec::new(),
-                None => vec![("INJECTIONS", 1), ("STATES", 1)],
-            },
+            map_sizes,
             ..Settings::default()
         });
     let mut loaded = kernel.load_with(&settings, shared.as_ref())?;
-    let injector = shared.and_then(|shared| injection::load(&shared, config, &kernel.offsets));
-    let cgroup = kernel.features.cgroup2.clone();
+    let injector = match &shared {
+        Some(shared) if injects => injection::load(shared, config, &kernel.offsets),
+        _ => None,
+    };
     let release = kernel.features.release.clone();
     let recorder = match record {
         Some((path, strip_payload)) => {
@@ -114,6 +129,7 @@ pub(super) fn start(config: &Config, record: Option<(&Path, bool)>) -> Result<Re
     // Last: connections are enrolled when everything that knows of them is at work.
     let injection =
         injector.and_then(|injector| injection::attach(injector, cgroup.as_deref(), config));
+    let carrying = carrier.and_then(|carrier| carrier::attach(carrier, cgroup.as_deref()));
     let live = if attached.offers(Feature::LivePositions) {
         Some(attached.take_live_positions()?)
     } else {
@@ -154,6 +170,7 @@ pub(super) fn start(config: &Config, record: Option<(&Path, bool)>) -> Result<Re
             recorder,
             counters,
             injection,
+            carrying,
         },
         clock: Clock::default(),
         kernel_counters: maps.counters,

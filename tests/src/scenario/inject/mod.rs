@@ -10,17 +10,18 @@ pub(super) mod limits;
 pub(super) mod proofs;
 mod queue;
 pub(super) mod state;
-mod wire;
+pub(super) mod wire;
 
 use std::{
     io::{IoSlice, Read as _, Write as _},
-    net::TcpStream,
+    net::{SocketAddr, TcpStream},
+    sync::mpsc::Receiver,
     time::Duration,
 };
 
 use anyhow::{Result, bail, ensure};
 
-use self::wire::{cases, compare, recorder};
+use self::wire::{Written, cases, compare, recorder};
 use super::Scenario;
 use crate::harness::{
     Context, PATIENCE, Refused,
@@ -84,33 +85,10 @@ fn run_cases(context: &mut Context, arguments: &[&str]) -> Result<(bool, Statist
     }
     let agent = setup.start(context)?;
     let injects = injects(&agent)?;
-    let mut written = Vec::new();
-    let mut outcome = Ok(());
-    for case in cases() {
-        let mut stream = TcpStream::connect(("127.0.0.1", port))?;
-        stream.set_nodelay(true)?;
-        stream.set_read_timeout(Some(Duration::from_secs(10)))?;
-        for send in &case.sends {
-            if case.name == "one after the other" && send.as_slice() != case.sends[0].as_slice() {
-                let mut answer = [0; 40];
-                stream.read_exact(&mut answer)?;
-            }
-            // Several buffers, where there are many bytes.
-            let parts: Vec<_> = send.chunks(9_000).map(IoSlice::new).collect();
-            let mut sent = stream.write_vectored(&parts)?;
-            while sent < send.len() {
-                sent += stream.write(&send[sent..])?;
-            }
-        }
-        stream.shutdown(std::net::Shutdown::Write)?;
-        let bytes = received.recv_timeout(PATIENCE)?;
-        match compare(&case, &bytes, injects) {
-            Ok(lines) => written.extend(lines),
-            Err(error) => outcome = outcome.and(Err(error)),
-        }
-    }
+    let address = SocketAddr::from(([127, 0, 0, 1], port));
+    let written = send_cases(address, &received, injects);
     let statistics = agent.stop()?;
-    outcome?;
+    let written = written?;
     if injects {
         println!("injected: {}", written.len());
         let spans = collector.spans();
@@ -132,6 +110,40 @@ fn run_cases(context: &mut Context, arguments: &[&str]) -> Result<(bool, Statist
         balance(&statistics);
     }
     Ok((injects, statistics))
+}
+
+/// Sends every case on a connection of its own to a recorder, and gives the lines that were written into them, which must be those that are due.
+pub(super) fn send_cases(
+    address: SocketAddr,
+    received: &Receiver<Vec<u8>>,
+    injects: bool,
+) -> Result<Vec<Written>> {
+    let mut written = Vec::new();
+    let mut outcome = Ok(());
+    for case in cases() {
+        let mut stream = TcpStream::connect(address)?;
+        stream.set_nodelay(true)?;
+        stream.set_read_timeout(Some(Duration::from_secs(10)))?;
+        for send in &case.sends {
+            if case.name == "one after the other" && send.as_slice() != case.sends[0].as_slice() {
+                let mut answer = [0; 40];
+                stream.read_exact(&mut answer)?;
+            }
+            // Several buffers, where there are many bytes.
+            let parts: Vec<_> = send.chunks(9_000).map(IoSlice::new).collect();
+            let mut sent = stream.write_vectored(&parts)?;
+            while sent < send.len() {
+                sent += stream.write(&send[sent..])?;
+            }
+        }
+        stream.shutdown(std::net::Shutdown::Write)?;
+        let bytes = received.recv_timeout(PATIENCE)?;
+        match compare(&case, &bytes, injects) {
+            Ok(lines) => written.extend(lines),
+            Err(error) => outcome = outcome.and(Err(error)),
+        }
+    }
+    outcome.map(|()| written)
 }
 
 /// Each request on an enrolled connection has one outcome.

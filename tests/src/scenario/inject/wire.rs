@@ -146,6 +146,11 @@ pub(super) fn position(bytes: &[u8], wanted: &[u8]) -> Option<usize> {
 pub(super) fn recorder(context: &Context) -> Result<(u16, Receiver<Vec<u8>>)> {
     let port = context.port();
     let listener = TcpListener::bind(("127.0.0.1", port))?;
+    Ok((port, recorder_on(listener)))
+}
+
+/// The same on a listener that is there.
+pub(in crate::scenario) fn recorder_on(listener: TcpListener) -> Receiver<Vec<u8>> {
     let (sender, receiver) = channel();
     thread::spawn(move || {
         for stream in listener.incoming().flatten() {
@@ -154,7 +159,7 @@ pub(super) fn recorder(context: &Context) -> Result<(u16, Receiver<Vec<u8>>)> {
             thread::spawn(move || sender.send(record(stream).unwrap_or_default()));
         }
     });
-    Ok((port, receiver))
+    receiver
 }
 
 fn record(mut stream: TcpStream) -> std::io::Result<Vec<u8>> {
@@ -176,7 +181,7 @@ fn record(mut stream: TcpStream) -> std::io::Result<Vec<u8>> {
 }
 
 /// What was written into a request.
-pub(super) struct Written {
+pub(in crate::scenario) struct Written {
     pub(super) trace_id: String,
     pub(super) span_id: String,
 }

@@ -1,0 +1,168 @@
+//! The option of a request that is sent.
+//!
+//! Input: the context that `capture` has left, and segments on their way out, under the socket's lock. Output: the option in the segment that begins with
+//! the request's first byte.
+//!
+//! Room is made in two steps. The kernel first asks how long segments may be: from then on all are shorter by the option, until the request's first byte is
+//! acknowledged. Only segments that were cut after that get any room, so none is longer than its path allows, whichever CPU sends it.
+
+use agent_common::{
+    abi::{Counter, InjectionState, OfferedContext, Offers, outcome},
+    wire::option,
+};
+use aya_ebpf::{
+    bindings::BPF_SOCK_OPS_WRITE_HDR_OPT_CB_FLAG,
+    helpers::{bpf_reserve_hdr_opt, bpf_store_hdr_opt},
+    programs::SockOpsContext,
+};
+
+use crate::{NETWORKS, OFFERS, ask, count, fault, faulty, is_in, is_self_test, key, segment};
+
+/// What the kernel asks when it has no packet yet: how much of each will be options (include/uapi/linux/bpf.h).
+const CURRENT_MSS: u32 = 1;
+
+/// A connection is established: its requests get options if `capture` wants it and its peer is in one of [`NETWORKS`].
+#[inline(always)]
+pub(crate) fn begin(ctx: &SockOpsContext) -> Option<()> {
+    let offers = find(ctx)?;
+    if offers.state != InjectionState::Wanted as u32 {
+        return None;
+    }
+    offers.state = InjectionState::Refused as u32;
+    if !is_in(&NETWORKS, ctx) {
+        count(Counter::OptionSocketsUntrusted);
+        return None;
+    }
+    if !ask(ctx, BPF_SOCK_OPS_WRITE_HDR_OPT_CB_FLAG) {
+        count(Counter::OptionSocketsRefused);
+        return None;
+    }
+    offers.state = InjectionState::Enrolled as u32;
+    count(Counter::OptionSockets);
+    if is_self_test() {
+        offer_at_once(ctx, offers);
+    }
+    Some(())
+}
+
+/// In the self-test, user space has left the context and does not know the number of the first byte.
+#[inline(always)]
+fn offer_at_once(ctx: &SockOpsContext, offers: &mut Offers) {
+    // SAFETY: a load from the context.
+    let start = unsafe { (&raw const (*ctx.ops).snd_una).read_volatile() };
+    let slot = &mut offers.slots[1];
+    slot.start = start;
+    slot.number = 1;
+    slot.seal = slot.seal_of();
+    offers.start = start;
+    offers.offered = 1;
+}
+
+/// The kernel asks how much room the options of a segment need.
+#[inline(always)]
+pub(crate) fn make_room(ctx: &SockOpsContext) -> Option<()> {
+    let offers = find(ctx)?;
+    let asked = ctx.arg(0);
+    if offers.state != InjectionState::Enrolled as u32 {
+        offers.room = 0;
+        if offers.in_vain != 0 && is_acknowledged(ctx, offers) {
+            offers.in_vain = 0;
+            count(Counter::OptionSocketsGivenUp);
+        }
+        return None;
+    }
+    // SAFETY: a word of the entry; in this order, because the other side writes them in the opposite one.
+    let offered = unsafe { (&raw const offers.offered).read_volatile() };
+    let mut wanted = offered != offers.acknowledged;
+    if wanted && is_acknowledged(ctx, offers) {
+        offers.acknowledged = offered;
+        wanted = false;
+    }
+    if asked == CURRENT_MSS {
+        offers.room = u32::from(wanted && reserve(ctx));
+        return None;
+    }
+    // SAFETY: a load from the context.
+    let payload = unsafe { (&raw const (*ctx.ops).skb_len).read_volatile() };
+    if !wanted || payload == 0 || (offers.room != 0 && reserve(ctx)) {
+        return None;
+    }
+    let slot = &mut offers.slots[(offered % Offers::COUNT as u32) as usize];
+    slot.outcome |= outcome::CRAMPED;
+    None
+}
+
+/// Whether the newest request's first byte is.
+#[inline(always)]
+fn is_acknowledged(ctx: &SockOpsContext, offers: &Offers) -> bool {
+    // SAFETY: a word of the entry.
+    let start = unsafe { (&raw const offers.start).read_volatile() };
+    // SAFETY: a load from the context.
+    let unacknowledged = unsafe { (&raw const (*ctx.ops).snd_una).read_volatile() };
+    unacknowledged.wrapping_sub(start) as i32 > 0
+}
+
+#[inline(always)]
+fn reserve(ctx: &SockOpsContext) -> bool {
+    if faulty(fault::NO_ROOM) {
+        return false;
+    }
+    // SAFETY: the context is the kernel's.
+    unsafe { bpf_reserve_hdr_opt(ctx.ops, option::LENGTH as u32, 0) == 0 }
+}
+
+/// The kernel lets the options be written; what room is left over it fills with no-operations.
+#[inline(always)]
+pub(crate) fn write(ctx: &SockOpsContext) -> Option<()> {
+    let offers = find(ctx)?;
+    let segment = segment(ctx)?;
+    // SAFETY: a load from the context.
+    let mss = unsafe { (&raw const (*ctx.ops).mss_cache).read_volatile() };
+    for slot in &mut offers.slots {
+        // SAFETY: plain words, which may be replaced meanwhile: the seal of the copy tells.
+        let offer: OfferedContext = unsafe { (&raw const *slot).read_volatile() };
+        if offer.number == 0
+            || offer.start != segment.sequence
+            || offer.seal != offer.seal_of()
+            || !option::may_carry(segment.payload, offer.own, mss)
+        {
+            continue;
+        }
+        if faulty(fault::ONCE) && offer.outcome & outcome::WRITTEN != 0 {
+            return None;
+        }
+        if offer.outcome / outcome::TIME >= option::TIMES {
+            offers.state = InjectionState::Refused as u32;
+            offers.in_vain = 1;
+            return None;
+        }
+        let span_id = if faulty(fault::MALFORMED) {
+            0
+        } else {
+            offer.span_id
+        };
+        let words = option::encode(offer.trace_id, span_id, offer.flags);
+        // SAFETY: the context is the kernel's; so many bytes are there.
+        let stored =
+            unsafe { bpf_store_hdr_opt(ctx.ops, words.as_ptr().cast(), option::LENGTH as u32, 0) };
+        if stored != 0 {
+            slot.outcome |= outcome::CRAMPED;
+            return None;
+        }
+        slot.outcome += outcome::TIME;
+        count(Counter::OptionSegments);
+        if slot.outcome & outcome::WRITTEN == 0 {
+            slot.outcome |= outcome::WRITTEN;
+            count(Counter::OptionsWritten);
+        }
+        return Some(());
+    }
+    None
+}
+
+#[inline(always)]
+fn find(ctx: &SockOpsContext) -> Option<&'static mut Offers> {
+    let offers = OFFERS.get_ptr_mut(key(ctx)?)?;
+    // SAFETY: entries are plain words; each has one side that writes it.
+    Some(unsafe { &mut *offers })
+}

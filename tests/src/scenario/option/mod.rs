@@ -1,0 +1,210 @@
+//! Trace context in a TCP option, between hosts that share nothing else: on every kernel, since no byte of a stream is touched.
+//!
+//! The options are read off the wire between the hosts, by code that knows the format from its description only.
+
+mod hosts;
+mod limits;
+mod safety;
+
+use anyhow::{Result, ensure};
+
+use self::hosts::{EXPERIMENTAL, Hosts, OPTION, due, joined, on_the_wire, path, path_of, sources};
+use super::Scenario;
+use crate::harness::{
+    Context, PATIENCE,
+    agent::Setup,
+    assert_text,
+    capture::Capture,
+    http::Connection,
+    network::{self, Loss},
+    trace::Spans,
+};
+
+pub(super) const SCENARIOS: &[Scenario] = &[
+    Scenario::core("context_option_between_hosts", between_hosts),
+    Scenario::full("context_option_sent_again", sent_again),
+    Scenario::full("context_option_sent_again_is_needed", sent_again_is_needed),
+    Scenario::full("context_option_of_large_requests", large_requests),
+    Scenario::full("context_option_tells_the_bit", tells_the_bit),
+    Scenario::full("context_option_without_room", limits::without_room),
+    Scenario::full("context_option_malformed", limits::malformed),
+    Scenario::full("context_option_untrusted", limits::untrusted),
+    Scenario::full("context_option_elsewhere", limits::elsewhere),
+    Scenario::full("context_option_tables_full", limits::tables_full),
+    Scenario::full("context_option_unread", limits::unread),
+    Scenario::full("context_option_same_kernel_first", same_kernel_first),
+    Scenario::full("context_option_beside_header", beside_header),
+    Scenario::full("safety_option_exact_bytes", safety::exact_bytes),
+    Scenario::full(
+        "safety_option_dropped_on_the_way",
+        safety::dropped_on_the_way,
+    ),
+    Scenario::full(
+        "safety_option_refused_by_self_test",
+        safety::refused_by_self_test,
+    ),
+];
+
+/// Each request that crosses brings its client's span in an option, and is joined by it.
+fn between_hosts(context: &mut Context) -> Result<()> {
+    const REQUESTS: usize = 5;
+    let hosts = Hosts::new(context)?;
+    let agents = hosts.agents(context, OPTION, OPTION)?;
+    let wire = Capture::start(&hosts.net.router)?;
+    hosts.requests(1..=REQUESTS)?;
+    hosts.collector.wait_for_spans(REQUESTS * 3, PATIENCE)?;
+    let seen = on_the_wire(&wire.stop_segments()?);
+    let ([left, right], spans) = hosts.stop(agents)?;
+    assert_text("the traces", &spans.render(), &joined(1..=REQUESTS));
+    let clients = spans.clients();
+    let mut expected: Vec<_> = clients
+        .0
+        .iter()
+        .map(|span| (span.path().to_owned(), Some(due(span, true))))
+        .collect();
+    expected.sort();
+    let mut sorted = seen;
+    sorted.sort();
+    assert_eq!(sorted, expected, "the options on the wire");
+    assert_eq!(sources(&spans, "threads"), ["option"; REQUESTS]);
+    let count = REQUESTS as u64;
+    assert_eq!(left.get("option_requests"), count, "{left}");
+    assert_eq!(left.get("options_written"), count, "{left}");
+    assert_eq!(left.get("option_segments"), count, "{left}");
+    assert!(left.get("option_sockets") >= 1, "{left}");
+    assert_eq!(right.get("options_received"), count, "{right}");
+    assert_eq!(right.get("options_taken"), count, "{right}");
+    for name in ["options_malformed", "options_untrusted", "options_unread"] {
+        assert_eq!(right.get(name), 0, "{right}");
+    }
+    Ok(())
+}
+
+/// A request whose segment is lost: what is sent again carries the option, too. Gives where its server's parent came from.
+fn lose_once(context: &Context, left: &[&str]) -> Result<(Vec<(String, Option<String>)>, Spans)> {
+    let hosts = Hosts::new(context)?;
+    let agents = hosts.agents(context, left, OPTION)?;
+    hosts.requests(1..=1)?;
+    let wire = Capture::start(&hosts.net.router)?;
+    let loss = Loss::to_server(&hosts.net)?;
+    let request = hosts.request_meanwhile(2)?;
+    network::wait_for_retransmission(&hosts.net.client)?;
+    drop(loss);
+    assert_eq!(request.join().expect("the client does not panic")?, 200);
+    hosts.collector.wait_for_spans(6, PATIENCE)?;
+    let seen = on_the_wire(&wire.stop_segments()?);
+    ensure!(seen.len() >= 2, "the request was sent again: {seen:?}");
+    let ([left, _], spans) = hosts.stop(agents)?;
+    assert_eq!(left.get("options_written"), 2, "{left}");
+    Ok((seen, spans))
+}
+
+fn sent_again(context: &mut Context) -> Result<()> {
+    let (seen, spans) = lose_once(context, OPTION)?;
+    assert_text("the traces", &spans.render(), &joined(1..=2));
+    let client = spans.clients().filter(|span| span.path() == "/b/2");
+    let expected = ("/b/2".to_owned(), Some(due(client.only(), true)));
+    assert!(seen.iter().all(|one| *one == expected), "{seen:?}");
+    Ok(())
+}
+
+/// The negative control: without the option in what is sent again, nothing arrives with the request.
+fn sent_again_is_needed(context: &mut Context) -> Result<()> {
+    let broken = ["--tcp-option", "--fault", "option-once"];
+    let (seen, spans) = lose_once(context, &broken)?;
+    let with = seen.iter().filter(|(_, option)| option.is_some()).count();
+    assert_eq!(with, 1, "{seen:?}");
+    let servers = spans.of("threads").servers();
+    let lost = servers.filter(|span| span.path() == "/b/2");
+    assert_eq!(lost.only().get("undertrace.parent.source"), "root");
+    Ok(())
+}
+
+/// Requests longer than a segment, head and body in one send: their first segment carries the option, and all bytes arrive.
+fn large_requests(context: &mut Context) -> Result<()> {
+    let hosts = Hosts::new(context)?;
+    let agents = hosts.agents(context, OPTION, OPTION)?;
+    let wire = Capture::start(&hosts.net.router)?;
+    let padding = ["x".repeat(1_300), "y".repeat(3_000), "z".repeat(7_000)];
+    let address = hosts.address()?;
+    network::inside(&hosts.net.client, || {
+        let mut connection = Connection::open_to(address)?;
+        for text in &padding {
+            let path = format!("/b/1?{text}");
+            assert_eq!(connection.get(&path)?.status, 200);
+        }
+        Ok(())
+    })?;
+    hosts
+        .collector
+        .wait_for_spans(padding.len() * 3, PATIENCE)?;
+    let segments = wire.stop_segments()?;
+    let ([left, right], spans) = hosts.stop(agents)?;
+    let starts = segments.iter().filter(|one| path_of(one).is_some());
+    for segment in starts {
+        let options = segment.options_of(EXPERIMENTAL);
+        assert_eq!(options.len(), 1, "{} bytes", segment.payload.len());
+    }
+    assert_eq!(sources(&spans, "threads"), ["option"; 3]);
+    assert_eq!(left.get("options_written"), 3, "{left}");
+    assert_eq!(right.get("options_taken"), 3, "{right}");
+    Ok(())
+}
+
+/// A trace that the left host does not sample is not sampled by the right one, which would sample all of its own.
+fn tells_the_bit(context: &mut Context) -> Result<()> {
+    let hosts = Hosts::new(context)?;
+    let none = ["--tcp-option", "--sampler", "always_off"];
+    let agents = hosts.agents(context, &none, OPTION)?;
+    let wire = Capture::start(&hosts.net.router)?;
+    hosts.requests(1..=3)?;
+    let seen = on_the_wire(&wire.stop_segments()?);
+    let ([_, right], spans) = hosts.stop(agents)?;
+    assert_eq!(seen.len(), 3, "{seen:?}");
+    for (path, option) in &seen {
+        let option = option.as_deref().unwrap_or_default();
+        assert!(option.starts_with("ut "), "{path}: {option}");
+    }
+    assert_eq!(right.get("options_taken"), 3, "{right}");
+    assert!(spans.is_empty(), "{}", spans.render());
+    Ok(())
+}
+
+/// Both are written, where the kernel is fit for headers: each request has one parent, the nearer one.
+fn beside_header(context: &mut Context) -> Result<()> {
+    let hosts = Hosts::new(context)?;
+    let both = ["--tcp-option", "--inject"];
+    let agents = hosts.agents(context, &both, OPTION)?;
+    let injects = super::inject::injects(&agents[0])?;
+    hosts.requests(1..=3)?;
+    hosts.collector.wait_for_spans(9, PATIENCE)?;
+    let ([left, right], spans) = hosts.stop(agents)?;
+    assert_text("the traces", &spans.render(), &joined(1..=3));
+    assert_eq!(sources(&spans, "threads"), ["option"; 3]);
+    let written = if injects { 3 } else { 0 };
+    assert_eq!(left.get("inject_inserted"), written, "{left}");
+    assert_eq!(left.get("options_written"), 3, "{left}");
+    assert_eq!(right.get("record_differs"), 0, "{right}");
+    Ok(())
+}
+
+/// On one host, with one agent: the kernel's own record counts, and each request has one parent.
+fn same_kernel_first(context: &mut Context) -> Result<()> {
+    let hosts = Hosts::new(context)?;
+    let agent = Setup::grpc(&hosts.collector)
+        .arg("--tcp-option")
+        .arg("--cgroup")
+        .arg(format!("{},{}", path("left"), path("right")))
+        .start(context)?;
+    hosts.requests(1..=3)?;
+    hosts.collector.wait_for_spans(9, PATIENCE)?;
+    let spans = hosts.collector.spans();
+    drop(hosts);
+    let statistics = agent.stop()?;
+    assert_text("the traces", &spans.render(), &joined(1..=3));
+    assert_eq!(sources(&spans, "threads"), ["same_kernel"; 3]);
+    assert_eq!(statistics.get("options_received"), 3, "{statistics}");
+    assert_eq!(statistics.get("options_taken"), 0, "{statistics}");
+    assert_eq!(statistics.get("options_unread"), 0, "{statistics}");
+    Ok(())
+}
