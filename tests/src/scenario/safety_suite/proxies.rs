@@ -112,6 +112,8 @@ fn through_haproxy(
         let mut command = Command::new(program);
         command.arg("-db").arg("-f").arg(&file);
         let proxy = service::start(context, "haproxy", &mut command, front)?;
+        // It listens before it has made all that it needs to work.
+        Connection::open(front)?.get("/size/1")?;
         let before = pipes(proxy.pid())?;
         ask(front, LARGE, &mut run.told)?;
         // It keeps the pipes that it has made.
