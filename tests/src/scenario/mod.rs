@@ -133,6 +133,7 @@ pub(crate) fn all() -> impl Iterator<Item = &'static Scenario> {
         inject::existing::SCENARIOS,
         inject::limits::SCENARIOS,
         inject::proofs::SCENARIOS,
+        inject::rights::SCENARIOS,
         causality::SCENARIOS,
         causality_files::SCENARIOS,
         causality_unseen::SCENARIOS,

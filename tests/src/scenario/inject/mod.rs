@@ -9,6 +9,7 @@ mod hosts;
 pub(super) mod limits;
 pub(super) mod proofs;
 mod queue;
+pub(super) mod rights;
 mod wire;
 
 use std::{
