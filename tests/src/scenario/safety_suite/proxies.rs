@@ -70,11 +70,11 @@ pub(super) fn nginx(context: &mut Context, size: Size) -> Result<()> {
     })
 }
 
-/// Ways in which haproxy treats connections to the server, and whether it moves answers by splice.
-const HAPROXY: &[(&str, bool)] = &[
-    ("http-keep-alive", false),
-    ("http-server-close", false),
-    ("http-keep-alive", true),
+/// Ways in which haproxy treats connections to the server, whether it moves answers by splice, and bytes of the largest one.
+const HAPROXY: &[(&str, bool, usize)] = &[
+    ("http-keep-alive", false, LARGE),
+    ("http-server-close", false, LARGE),
+    ("http-keep-alive", true, LARGEST),
 ];
 
 /// haproxy, with upstream connections that are kept and that are not, with and without splice.
@@ -97,7 +97,7 @@ fn through_haproxy(
     let template = fs::read_to_string(service::workloads().join("haproxy.cfg"))?;
     let file = context.folder().join("haproxy.cfg");
     let mut run = Run::default();
-    for (reuse, splices) in HAPROXY {
+    for (reuse, splices, largest) in HAPROXY {
         let splice = if *splices {
             "option splice-response"
         } else {
@@ -115,7 +115,7 @@ fn through_haproxy(
         // It listens before it has made all that it needs to work.
         Connection::open(front)?.get("/size/1")?;
         let before = pipes(proxy.pid())?;
-        ask(front, LARGE, &mut run.told)?;
+        ask(front, *largest, &mut run.told)?;
         // It keeps the pipes that it has made.
         let after = pipes(proxy.pid())?;
         ensure!(
