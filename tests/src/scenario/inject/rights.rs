@@ -279,3 +279,30 @@ fn without_a_right(context: &mut Context) -> Result<()> {
     }
     Ok(())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_drop_ins_rights_are_added_to_those_of_the_unit() {
+        let rights = Rights::of_the_unit();
+        for (words, expected) in [
+            (&rights.capabilities, ["BPF", "NET_ADMIN"]),
+            (&rights.calls, ["@system-service", "pidfd_getfd"]),
+            (&rights.families, ["AF_INET", "AF_NETLINK"]),
+        ] {
+            assert!(
+                expected.iter().all(|word| words.contains(word)),
+                "{words:?}"
+            );
+        }
+        // The unit allows none.
+        assert_eq!(rights.namespaces, ["net"]);
+        let less = rights.without("pidfd_getfd");
+        assert_eq!(less.calls.len() + 1, rights.calls.len());
+        assert_eq!(less.capabilities, rights.capabilities);
+        let flags = words("Environment");
+        assert!(flags.contains(&"UNDERTRACE_INJECT=true"), "{flags:?}");
+    }
+}
