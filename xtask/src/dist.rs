@@ -14,11 +14,13 @@ use anyhow::{Context as _, Result, bail};
 use crate::{build, paths, run, setup::Setup};
 
 /// What goes beside the binary, from the root of the workspace.
-const FILES: [&str; 6] = [
+const FILES: [&str; 8] = [
     "dist/undertrace.service",
+    "dist/undertrace-inject.conf",
     "dist/undertrace.env",
     "dist/Containerfile",
     "dist/daemonset.yaml",
+    "dist/daemonset-inject.yaml",
     "LICENSE",
     "agent-ebpf/LICENSE-GPL-2.0",
 ];
@@ -125,16 +127,30 @@ mod tests {
         let unit = read("dist/undertrace.service");
         let ambient = unit_capabilities(&unit, "AmbientCapabilities=");
         assert_eq!(ambient, unit_capabilities(&unit, "CapabilityBoundingSet="));
-        let manifest = read("dist/daemonset.yaml");
-        let added: Vec<String> = manifest
+        assert_eq!(ambient, added(&read("dist/daemonset.yaml")));
+        assert!(!ambient.iter().any(|name| name == "SYS_ADMIN"));
+    }
+
+    /// The capabilities that a manifest adds.
+    fn added(manifest: &str) -> Vec<String> {
+        manifest
             .lines()
-            .skip_while(|line| line.trim() != "add:")
+            .skip_while(|line| !line.trim().starts_with("add:"))
             .skip(1)
             .map_while(|line| line.trim().strip_prefix("- "))
             .filter_map(|line| line.split_whitespace().next().map(str::to_owned))
-            .collect();
-        assert_eq!(ambient, added);
-        assert!(!ambient.iter().any(|name| name == "SYS_ADMIN"));
+            .collect()
+    }
+
+    #[test]
+    fn writing_headers_adds_the_same_capabilities_to_unit_and_manifest() {
+        let drop_in = read("dist/undertrace-inject.conf");
+        let more = unit_capabilities(&drop_in, "AmbientCapabilities=");
+        assert_eq!(more, unit_capabilities(&drop_in, "CapabilityBoundingSet="));
+        assert!(!more.is_empty());
+        // The unit's list grows, the manifest's is replaced.
+        let all = [added(&read("dist/daemonset.yaml")), more].concat();
+        assert_eq!(all, added(&read("dist/daemonset-inject.yaml")));
     }
 
     #[test]

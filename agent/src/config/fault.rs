@@ -84,6 +84,8 @@ faults! {
     InjectStale = "inject-stale";
     /// On connections older than the agent, whatever looks like a request gets a header.
     InjectEagerly = "inject-eagerly";
+    /// Of the connections older than the agent none is remembered beyond the first.
+    InjectOlderOverLimit = "inject-older-over-limit";
     /// `RULES` has room for one process.
     RulesFull = "rules-full";
     /// `INJECTIONS` has room for one connection.

@@ -14,7 +14,7 @@ use crate::{
 };
 
 /// Connections that are remembered; beyond it new ones are turned away.
-const LIMIT: usize = 32_768;
+pub const LIMIT: usize = 32_768;
 
 /// Time until a connection that was not idle is tried again; doubled after each try.
 const FIRST_WAIT_NS: u64 = 1_000_000_000;
@@ -67,6 +67,8 @@ pub struct Older {
     networks: Vec<Network>,
     /// Whether any is to be tried.
     tries: bool,
+    /// How many are remembered.
+    limit: usize,
     known: HashMap<u64, Known>,
     /// Connections that made requests and were not put in.
     waiting: VecDeque<u64>,
@@ -86,12 +88,13 @@ struct Known {
 }
 
 impl Older {
-    /// Looks at connections towards these networks; they are only noticed where none is to be tried.
+    /// Looks at connections towards these networks, and remembers up to `limit` of them; they are only noticed where none is to be tried.
     #[must_use]
-    pub fn new(networks: Vec<Network>, tries: bool) -> Self {
+    pub fn new(networks: Vec<Network>, tries: bool, limit: usize) -> Self {
         Self {
             networks,
             tries,
+            limit,
             known: HashMap::new(),
             waiting: VecDeque::new(),
             trying: None,
@@ -136,7 +139,7 @@ impl Older {
         if !self.networks.iter().any(|network| network.contains(peer)) {
             return None;
         }
-        if self.known.len() >= LIMIT {
+        if self.known.len() >= self.limit {
             return Some(Noticed::TurnedAway);
         }
         let connection = open.header.connection;
@@ -236,7 +239,8 @@ mod tests {
     const NOW_NS: u64 = 1_000;
 
     fn older() -> Older {
-        Older::new(vec!["10.0.0.0/8".parse().expect("a network")], true)
+        let networks = vec!["10.0.0.0/8".parse().expect("a network")];
+        Older::new(networks, true, LIMIT)
     }
 
     /// Follows what was recorded since the last call; how many first requests there were among it.
@@ -371,9 +375,9 @@ mod tests {
         let network = |text: &str| vec![text.parse().expect("a network")];
         let mut socket = Socket::open(4, Role::Unknown);
         request(&mut socket);
-        let mut elsewhere = Older::new(network("10.9.0.0/16"), true);
+        let mut elsewhere = Older::new(network("10.9.0.0/16"), true, LIMIT);
         assert_eq!(follow(&mut elsewhere, &mut socket.clone()), 0);
-        let mut only_noticed = Older::new(network("10.0.0.1"), false);
+        let mut only_noticed = Older::new(network("10.0.0.1"), false, LIMIT);
         socket.receive(b"HTTP/1.1 204 No Content\r\n\r\n");
         assert_eq!(follow(&mut only_noticed, &mut socket), 1);
         assert_eq!(only_noticed.next(NOW_NS), None);

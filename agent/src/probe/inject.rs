@@ -85,7 +85,7 @@ pub enum InjectError {
     )]
     Share(#[source] io::Error),
     /// The kernel refused a map.
-    #[error("the kernel did not take the maps for trace context: {}", chain(.0))]
+    #[error("the kernel did not take the maps for trace context (needs CAP_NET_ADMIN): {}", chain(.0))]
     Object(#[source] aya::EbpfError),
     /// A map is missing or cannot be used.
     #[error("map {name} cannot be used")]

@@ -12,7 +12,7 @@ use crate::{
     inject::{
         self,
         enrolment::{Enrolment, EnrolmentError},
-        older::{Noticed, Older, Outcome},
+        older::{self, Noticed, Older, Outcome},
         watch::Watch,
     },
     kernel::{features::Features, offsets::Offsets},
@@ -67,12 +67,17 @@ pub(super) fn attach(
     } else {
         None
     };
+    let remembered = if config.faults.contains(&Fault::InjectOlderOverLimit) {
+        1
+    } else {
+        older::LIMIT
+    };
     Some(Injection {
         injector,
         watch: Some(Watch::new(config.proc_root.clone(), &config.faults)),
         failed: false,
         on_report: config.faults.contains(&Fault::ProofOnReport),
-        older: Older::new(config.inject_to.clone(), enrolment.is_some()),
+        older: Older::new(config.inject_to.clone(), enrolment.is_some(), remembered),
         enrolment,
     })
 }

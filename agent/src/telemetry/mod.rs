@@ -137,7 +137,8 @@ counters! {
     inject_older_refused;
     /// Looks at one that was not idle, or for which the agent had no descriptor or memory left.
     inject_older_busy;
-    /// Connections older than the agent, towards such networks, that were not remembered because there were too many: they get no header.
+    /// Ends of connections older than the agent, towards such networks, that were not remembered because there were too many: those that make requests
+    /// get no header.
     inject_older_over_limit;
     /// Self-tests that were repeated while headers are written, and passed.
     inject_proofs;

@@ -177,8 +177,9 @@ fn serve(mut stream: TcpStream, reads: Reads) -> io::Result<Vec<u8>> {
                     return echo(stream, all, at, reads);
                 }
                 if request.wants_close() {
-                    stream.shutdown(Shutdown::Write)?;
-                    while read(&mut stream, &mut all, reads)? != 0 {}
+                    // A proxy may reset a connection of which it wants nothing more.
+                    let _ = stream.shutdown(Shutdown::Write);
+                    while read(&mut stream, &mut all, reads).is_ok_and(|count| count != 0) {}
                     return Ok(all);
                 }
                 continue;
@@ -285,9 +286,9 @@ fn read(stream: &mut TcpStream, all: &mut Vec<u8>, reads: Reads) -> io::Result<u
     }
     let before = all.len();
     all.resize(before + limit, 0);
-    let count = stream.read(&mut all[before..])?;
-    all.truncate(before + count);
-    Ok(count)
+    let count = stream.read(&mut all[before..]);
+    all.truncate(before + count.as_ref().copied().unwrap_or_default());
+    count
 }
 
 fn pass_on(client: TcpStream, server: u16) -> io::Result<Vec<u8>> {
@@ -320,6 +321,8 @@ fn copy(mut from: TcpStream, mut to: TcpStream, mut kept: Option<&mut Vec<u8>>) 
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use super::*;
     use crate::harness::{http::Connection, requests::shapes::conversations};
 
@@ -359,6 +362,24 @@ mod tests {
         assert!(at_tap.ends_with(post.as_bytes()));
         assert!(at_tap == origin.received().expect("it has ended"));
         assert!(tap.ended().expect("none is open").is_empty());
+    }
+
+    #[test]
+    fn a_reset_behind_the_last_answer_is_an_end() {
+        let context = context("reset");
+        let origin = Recorder::origin(&context, Reads::Any).expect("a port is free");
+        let request = b"GET /size/3 HTTP/1.1\r\nConnection: close\r\n\r\n";
+        let mut client = TcpStream::connect(("127.0.0.1", origin.port())).expect("it listens");
+        client.write_all(request).expect("it is connected");
+        let mut answer = Vec::new();
+        client.read_to_end(&mut answer).expect("it answers");
+        assert!(answer.ends_with(&pattern(3)));
+        // Its close is a reset (SO_LINGER, socket(7)).
+        rustix::net::sockopt::set_socket_linger(&client, Some(Duration::ZERO))
+            .expect("it is a socket");
+        drop(client);
+        let received = origin.received().expect("it has ended");
+        assert!(received == request, "{}", received.escape_ascii());
     }
 
     #[test]

@@ -135,6 +135,7 @@ pub(crate) fn all() -> impl Iterator<Item = &'static Scenario> {
         inject::existing::SCENARIOS,
         inject::limits::SCENARIOS,
         inject::proofs::SCENARIOS,
+        inject::rights::SCENARIOS,
         inject::state::SCENARIOS,
         option::SCENARIOS,
         causality::SCENARIOS,

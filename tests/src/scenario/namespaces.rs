@@ -30,19 +30,24 @@ pub(super) const SCENARIOS: &[Scenario] = &[
 /// What is given to Kubernetes.
 const MANIFEST: &str = include_str!("../../../dist/daemonset.yaml");
 
-/// The capabilities that the manifest grants, as it names them: `BPF`, `PERFMON` ...
+/// The capabilities that the manifest grants.
 fn granted() -> Vec<&'static str> {
-    MANIFEST
+    granted_by(MANIFEST)
+}
+
+/// The capabilities that a manifest grants, as it names them: `BPF`, `PERFMON` ...
+pub(super) fn granted_by(manifest: &'static str) -> Vec<&'static str> {
+    manifest
         .lines()
         .map(str::trim)
-        .skip_while(|line| *line != "add:")
+        .skip_while(|line| !line.starts_with("add:"))
         .skip(1)
         .map_while(|line| line.strip_prefix("- ")?.split_whitespace().next())
         .collect()
 }
 
 /// The words of setpriv(1) with which a program gets these capabilities and no other, and none later.
-fn confined_to(capabilities: &[&str]) -> String {
+pub(super) fn confined_to(capabilities: &[&str]) -> String {
     let names = capabilities.iter().map(|name| name.to_ascii_lowercase());
     let set: String = names.map(|name| format!(",+{name}")).collect();
     format!("--no-new-privs --bounding-set=-all{set}")
@@ -199,7 +204,7 @@ fn refuses_without_a_capability(_context: &mut Context) -> Result<()> {
 }
 
 /// The process has exactly so many capabilities, and can never get another (capabilities(7), proc(5)).
-fn assert_holds_no_more(pid: u32, count: usize) -> Result<()> {
+pub(super) fn assert_holds_no_more(pid: u32, count: usize) -> Result<()> {
     let status = std::fs::read_to_string(format!("/proc/{pid}/status"))?;
     for set in ["CapEff:", "CapPrm:", "CapBnd:"] {
         let hex = status.lines().find_map(|line| line.strip_prefix(set));

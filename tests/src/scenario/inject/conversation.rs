@@ -53,6 +53,11 @@ impl Conversation {
 
     /// A request on each connection, and its answer; into all of these a line is due, or into none.
     pub(super) fn ask(&mut self, due: bool) -> Result<()> {
+        self.ask_each(|_| due)
+    }
+
+    /// The same; a line is due on the connections for whose number `due` says so.
+    pub(super) fn ask_each(&mut self, due: impl Fn(usize) -> bool) -> Result<()> {
         for (n, (stream, case)) in self.open.iter_mut().enumerate() {
             let number = case.sends.len();
             let request = format!("GET /{n}/{number} HTTP/1.1\r\nHost: shop.test\r\n\r\n");
@@ -61,7 +66,7 @@ impl Conversation {
             stream.read_exact(&mut answer)?;
             ensure!(answer == ANSWER, "{}", answer.escape_ascii());
             let before: usize = case.sends.iter().map(Vec::len).sum();
-            if due {
+            if due(n) {
                 case.due.push(before + request.len() - 2);
             }
             case.sends.push(request.into());

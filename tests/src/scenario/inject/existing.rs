@@ -49,6 +49,7 @@ pub(in crate::scenario) const SCENARIOS: &[Scenario] = &[
         },
     ),
     Scenario::full("safety_header_lets_go_of_other_protocols", lets_go),
+    Scenario::full("accounting_inject_older_over_limit", over_limit),
 ];
 
 const OPEN: usize = 3;
@@ -65,7 +66,10 @@ fn traced(context: &Context, port: u16, arguments: &[&str]) -> Result<(Agent, bo
 }
 
 /// Waits until these counters are at least so high; gives all of them.
-fn wait_for_counts(agent: &Agent, wanted: &[(&str, u64)]) -> Result<BTreeMap<String, u64>> {
+pub(super) fn wait_for_counts(
+    agent: &Agent,
+    wanted: &[(&str, u64)],
+) -> Result<BTreeMap<String, u64>> {
     wait_for(
         || format!("{wanted:?}:\n{}", agent.output()),
         PATIENCE,
@@ -121,6 +125,53 @@ fn from_the_third_request(context: &mut Context) -> Result<()> {
             ("inject_inserted", 2 * open),
             ("inject_let_go", open),
             ("client_decisions", 4 * open),
+        ],
+    );
+    Ok(())
+}
+
+/// Only the first of them is remembered, and gets headers; those that are turned away are counted, one by one, and go on without.
+fn over_limit(context: &mut Context) -> Result<()> {
+    let mut conversation = Conversation::new(context)?;
+    for _ in 0..OPEN {
+        conversation.connect()?;
+    }
+    conversation.ask(false)?;
+    let fault = "inject-older-over-limit";
+    let arguments = ["--inject-existing", "--fault", fault];
+    let (agent, injects) = traced(context, conversation.port, &arguments)?;
+    conversation.ask(false)?;
+    // Both ends of each connection are seen, and when they are it is not known which of them asks: all but the first end are turned away.
+    let turned_away = 2 * OPEN as u64 - 1;
+    if injects {
+        let wanted = [
+            ("inject_older_enrolled", 1),
+            ("inject_older_over_limit", turned_away),
+        ];
+        wait_for_counts(&agent, &wanted)?;
+        assert_eq!(enrolled()?, 1);
+    }
+    conversation.ask(false)?;
+    conversation.ask_each(|n| n == 0)?;
+    conversation.ask_each(|n| n == 0)?;
+    let statistics = agent.stop()?;
+    conversation.end(injects)?;
+    if !injects {
+        return refused(&statistics);
+    }
+    println!("injected: {}", statistics.get("inject_inserted"));
+    assert_counts(
+        &statistics,
+        &[
+            ("inject_older_over_limit", turned_away),
+            ("inject_older", 1),
+            ("inject_older_enrolled", 1),
+            ("inject_older_refused", 0),
+            ("inject_requests", 3),
+            ("inject_unproven", 1),
+            ("inject_inserted", 2),
+            ("inject_let_go", 1),
+            ("client_decisions", 4 * OPEN as u64),
         ],
     );
     Ok(())

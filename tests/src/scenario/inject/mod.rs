@@ -9,6 +9,7 @@ mod hosts;
 pub(super) mod limits;
 pub(super) mod proofs;
 mod queue;
+pub(super) mod rights;
 pub(super) mod state;
 pub(super) mod wire;
 

@@ -60,6 +60,7 @@ pub(super) const SCENARIOS: &[Scenario] = &[
         proxies::nginx(context, proxies::Size::Full)
     })
     .within(LONG),
+    Scenario::full("safety_proxied_by_haproxy", proxies::haproxy).within(LONG),
     Scenario::full("safety_websocket", streams::websocket),
     Scenario::full("safety_git", streams::git).within(LONG),
     Scenario::full("safety_restarts_under_load", detaching::restarts).within(LONG),
