@@ -39,7 +39,7 @@ pub(crate) const INJECTIONS_MAX: u32 = 8_192;
 pub(crate) const STATES_MAX: u32 = 4_096;
 /// Connections whose requests get a TCP option: 2.2 MB, or one entry where that is off.
 pub(crate) const OFFERS_MAX: u32 = 8_192;
-/// Connections on which options have come: 1.8 MB, or one entry where that is off.
+/// Connections on which options have come: 2 MB, or one entry where that is off.
 pub(crate) const BROUGHT_MAX: u32 = 8_192;
 /// Networks whose context is taken.
 pub(crate) const TRUSTED_MAX: u32 = 256;

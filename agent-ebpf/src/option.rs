@@ -217,7 +217,7 @@ pub extern "C" fn ut_take_brought(level: u32) -> u32 {
 #[inline(always)]
 fn take(brought: &mut Brought, start: u32, context: &mut Context) {
     for slot in &mut brought.slots {
-        if slot.start != u64::from(start) {
+        if slot.start != u64::from(start) || slot.taken != 0 {
             continue;
         }
         // Copied, because it may be replaced meanwhile: the seal of the copy tells. To scratch, because there is little stack.
@@ -225,7 +225,7 @@ fn take(brought: &mut Brought, start: u32, context: &mut Context) {
         *context = slot.context();
         fence();
         if seal == BroughtContext::seal_of_words(u64::from(start), context) {
-            slot.seal = 0;
+            slot.taken = 1;
             return;
         }
         *context = Context::default();

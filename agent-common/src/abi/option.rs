@@ -96,8 +96,10 @@ pub struct BroughtContext {
     pub span_id: u64,
     /// W3C trace flags.
     pub flags: u64,
-    /// [`BroughtContext::seal_of`] the rest; anything else says that the slot is empty, or being filled.
+    /// [`BroughtContext::seal_of`] what stands above; anything else says that the slot is empty, or being filled.
     pub seal: u64,
+    /// 1: a request has it. It stays, because further pieces of the same packet may bring the same.
+    pub taken: u64,
 }
 
 impl BroughtContext {
@@ -149,7 +151,7 @@ impl Brought {
 }
 
 const _: () = assert!(size_of::<OfferedContext>() == 56 && size_of::<Offers>() == 256);
-const _: () = assert!(size_of::<BroughtContext>() == 48 && size_of::<Brought>() == 200);
+const _: () = assert!(size_of::<BroughtContext>() == 56 && size_of::<Brought>() == 232);
 
 #[cfg(test)]
 mod tests {
@@ -189,8 +191,9 @@ mod tests {
             ..empty
         };
         brought.seal = brought.seal_of();
-        let words: [u64; 6] = transmute!(brought);
-        for index in 0..words.len() {
+        let words: [u64; 7] = transmute!(brought);
+        // The last one says whether it was taken.
+        for index in 0..6 {
             let mut changed = words;
             changed[index] ^= 1 << 40;
             let changed: BroughtContext = transmute!(changed);

@@ -108,7 +108,7 @@ fn entry(ctx: &SockOpsContext) -> Option<&'static mut Brought> {
         }
     }
     let brought = BROUGHT.get_ptr_mut(sk)?;
-    // SAFETY: entries are plain words, written under the socket's lock; the reader only takes a slot's seal away.
+    // SAFETY: entries are plain words, written under the socket's lock; the reader only marks what it takes.
     Some(unsafe { &mut *brought })
 }
 
@@ -121,8 +121,8 @@ fn keep(brought: &mut Brought, sequence: u32, context: &Context) {
             && slot.span_id == context.span_id
             && slot.trace_id == context.trace_id
         {
-            // Sent again, or the next piece of the same packet; the request begins with the first one.
-            if (sequence.wrapping_sub(slot.start as u32) as i32) < 0 {
+            // Sent again, or another piece of the same packet; the request begins with the first one.
+            if slot.taken == 0 && (sequence.wrapping_sub(slot.start as u32) as i32) < 0 {
                 fill(slot, start, context);
             }
             return;
@@ -131,7 +131,7 @@ fn keep(brought: &mut Brought, sequence: u32, context: &Context) {
     let index = (brought.next % Brought::COUNT as u64) as usize;
     brought.next = brought.next.wrapping_add(1);
     let slot = &mut brought.slots[index];
-    if slot.seal == slot.seal_of() {
+    if slot.taken == 0 && slot.seal == slot.seal_of() {
         count(Counter::OptionsUnread);
     }
     fill(slot, start, context);
@@ -146,6 +146,7 @@ fn fill(slot: &mut BroughtContext, start: u64, context: &Context) {
         span_id: context.span_id,
         flags: context.flags,
         seal: 0,
+        taken: 0,
     };
     fresh.seal = fresh.seal_of();
     // SAFETY: a slot of the entry. The reader takes what has the seal of all its words.
