@@ -68,7 +68,7 @@ pub struct Width {
 /// ```
 ///
 /// Sources: Linux `include/linux/net.h`, `include/net/sock.h`, `include/linux/tcp.h`, `include/linux/uio.h`,
-/// `include/linux/sched.h`, `include/linux/skbuff.h`, `include/net/tcp.h`, `include/net/af_unix.h`, as of 5.10 to 7.2; each renaming is noted at its entry.
+/// `include/linux/sched.h`, `include/linux/sched/signal.h`, `include/linux/skbuff.h`, `include/net/tcp.h`, `include/net/af_unix.h`, as of 5.10 to 7.2; each renaming is noted at its entry.
 #[macro_export]
 macro_rules! for_each_kernel_field {
     ($($callback:tt)+) => {
@@ -174,6 +174,10 @@ macro_rules! for_each_kernel_field {
                 O_TASK_STRUCT_REAL_PARENT: OPTIONAL, 8, [("task_struct", "real_parent")];
                 /// The thread's TLS base: FS on x86-64, `tpidr_el0` on arm64.
                 O_TASK_STRUCT_THREAD_FSBASE: OPTIONAL, 8, [("task_struct", "thread.fsbase"), ("task_struct", "thread.uw.tp_value")];
+                /// `struct signal_struct *`, which the threads of a process share.
+                O_TASK_STRUCT_SIGNAL: REQUIRED, 8, [("task_struct", "signal")];
+                /// Threads of the process that have not ended.
+                O_SIGNAL_STRUCT_LIVE: REQUIRED, 4, [("signal_struct", "live.counter")];
                 /// Exit code and signal as `wait` gives them.
                 O_TASK_STRUCT_EXIT_CODE: OPTIONAL, 4, [("task_struct", "exit_code")];
             }
@@ -273,6 +277,7 @@ mod tests {
             "skc_net.net" => "skc_net",
             "ns.inum" => "ns_inum",
             "thread.fsbase" => "thread_fsbase",
+            "live.counter" => "live",
             "__iov" => "iov",
             _ => last,
         };

@@ -16,6 +16,9 @@ use crate::{
     scratch::{Work, add},
 };
 
+/// How long a handler may go on behind a request whose connection is gone, nanoseconds; at most as long as a request may be open.
+const LEFT_FOR_NS: u64 = 30_000_000_000;
+
 /// Whether a request that was opened at `since_ns` is too old to be a parent.
 #[inline(always)]
 fn is_stale(since_ns: u64, now_ns: u64, lifetime_ns: u64) -> bool {
@@ -56,6 +59,8 @@ pub(crate) struct Thread {
     pub(crate) ancestor_position: u64,
     /// 1: it has had several requests open at one time.
     pub(crate) had_several: u64,
+    /// When a request of this thread was last over unanswered while its handler perhaps goes on, 0 for never.
+    pub(crate) left_ns: u64,
 }
 
 /// Key of `HANDOVERS`: the sender's base, the receiver's base (TCP sequence numbers; sock pointers for unix sockets), the position of the message.
@@ -159,6 +164,9 @@ pub(crate) fn descend(parent: u64, child: u64, child_start: u64) {
     let Some(thread) = thread(parent) else {
         return;
     };
+    if is_left(thread, crate::conn::now()) {
+        return;
+    }
     let (sk, position) = if thread.open == 1 {
         let Some(socket) = find(thread.sum) else {
             return;
@@ -215,6 +223,13 @@ pub(crate) fn may_meet_failure(thread: &Thread) -> bool {
             <= 1
 }
 
+/// Whether a handler of the thread may be at work for a request that is over.
+#[inline(always)]
+pub(crate) fn is_left(thread: &Thread, now_ns: u64) -> bool {
+    let lifetime_ns = LEFT_FOR_NS.min(global!(REQUEST_LIFETIME_NS));
+    thread.left_ns != 0 && !is_stale(thread.left_ns, now_ns, lifetime_ns)
+}
+
 /// Opens the request that the running thread has just read the head of.
 #[inline(always)]
 pub(crate) fn open(work: &Work, socket: &mut Socket) {
@@ -233,6 +248,7 @@ pub(crate) fn open(work: &Work, socket: &mut Socket) {
         return;
     };
     request.owner_start = thread.start;
+    request.owner_epoch = thread.epoch as u32;
     request.flags |= request_flags::OWNED;
     if thread.open != 0 {
         thread.had_several = 1;
@@ -407,15 +423,43 @@ fn forget_state(sk: u64, request: &mut Request, position: u64) {
     }
 }
 
-/// Closes the request of a connection that ends before it was answered.
+/// Closes the request of a connection that ends, answered or not. Its positions have to be up to date.
 #[inline(always)]
 pub(crate) fn abandon(sk: u64, socket: &mut Socket) {
-    if socket.request.flags & request_flags::OPEN != 0 {
-        // A response that ends with the connection is complete now.
-        if socket.streams[Direction::Send as usize].phase != Phase::UntilClose as u8 {
-            count(Counter::RequestsAbandoned);
-        }
-        close(sk, socket, place(socket));
+    if socket.request.flags & request_flags::OPEN == 0 {
+        return;
+    }
+    let at = place(socket);
+    let sent = &socket.streams[Direction::Send as usize];
+    // A response that ends with the connection is complete now; one that ended in a file before Linux 6.5 was not noticed until now.
+    let answered = sent.phase == Phase::UntilClose as u8
+        || (sent.phase == Phase::Body as u8
+            && sent.state.position >= sent.message_end
+            && socket.pending.count() == 0);
+    if !answered {
+        count(Counter::RequestsAbandoned);
+        leave(socket);
+    }
+    close(sk, socket, at);
+}
+
+/// Notes that a handler may go on for a request that is over. Only one that closes the connection itself, without a wait for events since it read the
+/// request, has come to its end: a worker that serves one request after another.
+#[inline(always)]
+fn leave(socket: &Socket) {
+    let request = &socket.request;
+    if request.flags & request_flags::OWNED == 0 {
+        return;
+    }
+    // Elsewhere a soft interrupt may have come over the thread at any place.
+    let by_process = socket.has(flags::FIN_SENT) || socket.unix_peer != 0;
+    if let Some(thread) = thread(request.owner)
+        && thread.start == request.owner_start
+        && !(by_process
+            && task::pid_tgid() == request.owner
+            && thread.epoch as u32 == request.owner_epoch)
+    {
+        thread.left_ns = crate::conn::now();
     }
 }
 

@@ -123,7 +123,7 @@ pub mod event_loop {
 /// What is known of the thread that sends a request, and of the connection.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Situation {
-    /// Open requests whose heads this thread completed.
+    /// Open requests whose heads this thread completed; one more where a handler may be at work for a request that is over, unless there is no other.
     pub open: u64,
     /// The thread has had several at one time before.
     pub had_several: bool,

@@ -70,9 +70,12 @@ pub(crate) struct Request {
     /// Who is about to close it: the first of several that come at one time does.
     pub(crate) claims: u64,
     pub(crate) flags: u32,
+    /// The owner's epoch, its low bits.
+    pub(crate) owner_epoch: u32,
     /// 1: its `tracestate` stands in `STATES`; of a client request that of the one on whose behalf it is, when it was decided. Not one of the flags: it is set
     /// when the request can be found, and another CPU may be closing it.
     pub(crate) state_kept: u32,
+    pub(crate) reserved: u32,
 }
 
 /// Whether the connection's chunked message is one of this direction.

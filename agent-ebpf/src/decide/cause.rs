@@ -56,13 +56,15 @@ pub(super) fn find_cause(
         && !socket.has(flags::USED)
         && socket.origin == Origin::Connect as u8
         && socket.opener == work.pid_tgid;
+    // A handler that may still be at work counts as one more request, of which nothing is known.
+    let left = thread.open != 0 && context::is_left(thread, work.time_ns);
+    let open = thread.open.wrapping_add(u64::from(left));
     let mut situation = Situation {
-        open: thread.open,
+        open,
         had_several: thread.had_several != 0,
         first_after_connect: first,
         // The thread's only open request needs no help of that rule.
-        connect_known: socket.connect_sk != 0
-            && !(thread.open == 1 && socket.connect_sk == thread.sum),
+        connect_known: socket.connect_sk != 0 && !(open == 1 && socket.connect_sk == thread.sum),
         epoch_reads: if thread.read_epoch == thread.epoch {
             thread.reads
         } else {

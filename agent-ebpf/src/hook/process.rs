@@ -67,10 +67,15 @@ fn exec(task: u64) {
 #[inline(always)]
 fn exit(task: u64) {
     let (tgid, pid) = (tgid(task), pid(task));
-    let _ = THREADS.remove(u64::from(tgid) << 32 | u64::from(pid));
+    let leader = u64::from(tgid) << 32 | u64::from(tgid);
     if tgid != pid {
+        let _ = THREADS.remove(u64::from(tgid) << 32 | u64::from(pid));
+    }
+    // The first thread may end before the others. Two that end at one time may both be the last, and user space hears of it twice.
+    if !task::is_last(task) {
         return;
     }
+    let _ = THREADS.remove(leader);
     root::forget(tgid);
     emit::record(&Exit {
         header: emit::header(Kind::Exit, size_of::<Exit>(), conn::now(), 0),

@@ -38,6 +38,13 @@ pub(crate) fn process_start(task: u64) -> u64 {
     start(field::read(task, global!(O_TASK_STRUCT_GROUP_LEADER)))
 }
 
+/// Whether no thread of the task's process is left, for a task that ends.
+#[inline(always)]
+pub(crate) fn is_last(task: u64) -> bool {
+    let signal: u64 = field::read(task, global!(O_TASK_STRUCT_SIGNAL));
+    field::read::<u32>(signal, global!(O_SIGNAL_STRUCT_LIVE)) == 0
+}
+
 /// Start of the running thread's group. Since Linux 5.11 the kernel says of what type the task is, and the two loads need no helper.
 #[inline(always)]
 pub(crate) fn own_process_start() -> u64 {

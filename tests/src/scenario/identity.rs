@@ -1,18 +1,23 @@
 //! Who a span belongs to.
 
-use std::process::Command;
+use std::{
+    fs,
+    process::Command,
+    time::{Duration, Instant},
+};
 
 use anyhow::Result;
 
 use super::Scenario;
 use crate::harness::{
     Context, PATIENCE, agent::Setup, collector::Collector, http::Connection, process::Program,
-    service,
+    service, wait_for,
 };
 
 pub(super) const SCENARIOS: &[Scenario] = &[
     Scenario::core("identity_names", names),
     Scenario::full("identity_short_lived_processes", short_lived_processes),
+    Scenario::full("identity_without_its_first_thread", without_first_thread),
     Scenario::full(
         "identity_selectors_bound_what_is_exported",
         selectors_bound_what_is_exported,
@@ -186,6 +191,54 @@ fn selectors_bound_what_is_exported(context: &mut Context) -> Result<()> {
             .flat_map(|port| vec![port.to_string(); 3])
             .collect();
         assert_eq!(ports, wanted, "selected by {what}");
+    }
+    Ok(())
+}
+
+/// A process whose first thread has ended goes on under its name, though `/proc` tells no more of it.
+fn without_first_thread(context: &mut Context) -> Result<()> {
+    // Longer than an ended process is remembered.
+    const PERIOD: Duration = Duration::from_secs(7);
+    let port = context.port();
+    let python = service::python(context, "first_thread.py", port, &[])?;
+    let executable = fs::read_link(format!("/proc/{}/exe", python.pid()))?;
+    let collector = Collector::start()?;
+    let agent = Setup::grpc(&collector)
+        .arg("--pid")
+        .arg(python.pid().to_string())
+        .start(context)?;
+    let mut connection = Connection::open(port)?;
+    assert_eq!(connection.get("/before")?.text(), "hello\n");
+    assert_eq!(connection.get("/end")?.text(), "hello\n");
+    let state = || fs::read_to_string(format!("/proc/{}/stat", python.pid()));
+    let has_ended = || state().ok()?.contains(") Z ").then_some(());
+    wait_for(|| format!("{:?}", state()), PATIENCE, has_ended)?;
+    let begin = Instant::now();
+    let mut later = 0;
+    while begin.elapsed() < PERIOD {
+        let path = format!("/later/{later}");
+        assert_eq!(connection.get(&path)?.text(), "hello\n");
+        later += 1;
+        collector.wait_for_spans(2 + later, PATIENCE)?;
+    }
+    // A connection of its own, which nothing is known of.
+    assert_eq!(Connection::open(port)?.get("/new")?.text(), "hello\n");
+    collector.wait_for_spans(3 + later, PATIENCE)?;
+    agent.stop()?;
+    let spans = collector.spans();
+    assert_eq!(spans.len(), 3 + later, "{}", spans.render());
+    let first = &spans
+        .filter(|span| span.path() == "/before")
+        .only()
+        .resource
+        .clone();
+    assert_eq!(first["service.name"], "first_thread");
+    assert_eq!(
+        first["process.executable.path"],
+        executable.to_string_lossy()
+    );
+    for span in &spans.0 {
+        assert_eq!(&span.resource, first, "{}", span.line());
     }
     Ok(())
 }

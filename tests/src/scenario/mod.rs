@@ -9,6 +9,7 @@ mod causality;
 mod causality_descendants;
 mod causality_files;
 mod causality_forwarded;
+mod causality_left;
 mod causality_unseen;
 mod configuration;
 mod context;
@@ -139,6 +140,7 @@ pub(crate) fn all() -> impl Iterator<Item = &'static Scenario> {
         causality_unseen::SCENARIOS,
         causality_descendants::SCENARIOS,
         causality_forwarded::SCENARIOS,
+        causality_left::SCENARIOS,
         identity::SCENARIOS,
         identity_reuse::SCENARIOS,
         configuration::SCENARIOS,

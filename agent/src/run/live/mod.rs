@@ -48,8 +48,9 @@ use crate::{
 /// Time between two ticks of the pipeline.
 const TICK: Duration = Duration::from_millis(100);
 
-/// Time between two readings of the kernel's counters.
+/// Time between two readings of the kernel's counters, while records come and while none does.
 const PUBLISH_NS: u64 = 1_000_000_000;
+const PUBLISH_IDLE_NS: u64 = 10_000_000_000;
 
 /// How long [`Fault::SlowReader`] sleeps before each look.
 const SLOW: Duration = Duration::from_secs(2);
@@ -117,6 +118,7 @@ impl Agent {
     fn trace(&mut self, mut reader: Reader, outputs: &mut Outputs, signals: &Signals, slow: bool) {
         let mut spans = Vec::new();
         let mut ticks = Ticks::default();
+        let mut has_news = true;
         while !signals.must_stop() {
             if slow {
                 std::thread::sleep(SLOW);
@@ -131,14 +133,22 @@ impl Agent {
                 self.inner.push(&Input::Clock(pair));
             }
             let drained = reader.drain(|record| self.inner.record(record));
+            has_news |= drained.records != 0;
             let due = ticks.due(now_ns, drained.emptied);
             if due.guard {
                 self.guard(now_ns);
             }
             if due.pipeline {
                 self.tick(now_ns, outputs);
-                if now_ns.saturating_sub(self.published_ns) >= PUBLISH_NS {
+                // What it costs to ask the kernel is most of what an idle agent costs.
+                let every_ns = if has_news {
+                    PUBLISH_NS
+                } else {
+                    PUBLISH_IDLE_NS
+                };
+                if now_ns.saturating_sub(self.published_ns) >= every_ns {
                     self.published_ns = now_ns;
+                    has_news = false;
                     self.publish(outputs, reader.largest_batch_bytes());
                 }
             }
