@@ -77,14 +77,13 @@ impl Carrier {
             }
         }
         shared.apply(&mut loader);
-        let mut ebpf = loader.load(object.bytes).map_err(InjectError::Object)?;
-        allow(&mut ebpf, "NETWORKS", networks)?;
-        Self::of(ebpf)
+        let mut carrier = Self::of(loader.load(object.bytes).map_err(InjectError::Object)?)?;
+        allow(&mut carrier.ebpf, "NETWORKS", networks)?;
+        Ok(carrier)
     }
 
-    /// With its maps as they shall be.
+    /// Loads the program, while all its maps are open: it holds them from now on, also those that are taken out.
     fn of(mut ebpf: Ebpf) -> Result<Self, InjectError> {
-        // While its maps are open: the program holds them from now on.
         let loaded = match ebpf.program_mut(CARRIER) {
             Some(Program::SockOps(program)) => program.load(),
             _ => Err(ProgramError::UnexpectedProgramType),
@@ -152,13 +151,13 @@ impl Bench {
         for map in ["OFFERS", "BROUGHT"] {
             loader.map_max_entries(map, BENCH_SOCKETS);
         }
-        let mut ebpf = loader.load(object.bytes).map_err(InjectError::Object)?;
+        let mut carrier = Carrier::of(loader.load(object.bytes).map_err(InjectError::Object)?)?;
+        let ebpf = &mut carrier.ebpf;
         for map in ["NETWORKS", "TRUSTED"] {
-            allow(&mut ebpf, map, &Network::private())?;
+            allow(ebpf, map, &Network::private())?;
         }
-        let offers = take(&mut ebpf, "OFFERS")?;
-        let brought = take(&mut ebpf, "BROUGHT")?;
-        let mut carrier = Carrier::of(ebpf)?;
+        let offers = take(ebpf, "OFFERS")?;
+        let brought = take(ebpf, "BROUGHT")?;
         carrier.attach(cgroup)?;
         Ok(Self {
             _carrier: carrier,

@@ -111,7 +111,7 @@ fn one(bench: &mut Bench, listener: &TcpListener, case: &Case) -> Result<(), Fai
     let arrived: Vec<Context> = slots
         .iter()
         .filter(is_there)
-        .map(|one| one.context())
+        .map(BroughtContext::context)
         .collect();
     let expected = Context {
         flags: case.flags,

@@ -80,8 +80,11 @@ fn between_hosts(context: &mut Context) -> Result<()> {
     Ok(())
 }
 
+/// Of each segment that begins a request its path, and its option.
+type Carried = Vec<(String, Option<String>)>;
+
 /// A request whose segment is lost: what is sent again carries the option, too. Gives where its server's parent came from.
-fn lose_once(context: &Context, left: &[&str]) -> Result<(Vec<(String, Option<String>)>, Spans)> {
+fn lose_once(context: &Context, left: &[&str]) -> Result<(Carried, Spans)> {
     let hosts = Hosts::new(context)?;
     let agents = hosts.agents(context, left, OPTION)?;
     hosts.requests(1..=1)?;
