@@ -67,10 +67,14 @@ pub(crate) fn want(sk: u64, socket: &mut Socket) {
     socket.flags |= flags::OFFERS;
 }
 
-/// A connection is over.
+/// A connection is over. What came on it goes too: the callback that would take it out may be gone.
 #[inline(never)]
 pub(crate) fn forget(sk: u64, socket: &Socket) {
-    if global!(TCP_OPTION) == 0 || !socket.has(flags::OFFERS) {
+    if global!(TCP_OPTION) == 0 {
+        return;
+    }
+    let _ = BROUGHT.remove(sk);
+    if !socket.has(flags::OFFERS) {
         return;
     }
     if let Some(offers) = offers(sk) {
@@ -152,10 +156,19 @@ fn offer(work: &Work, socket: &Socket, offers: &mut Offers) {
         return;
     }
     count(Counter::OptionRequests);
-    // Where the request begins on the wire cannot be told.
-    if socket.has(flags::UNDER_WAY) {
+    // Where the request begins on the wire cannot be told, or depends on what is yet to be put in before it.
+    if socket.has(flags::UNDER_WAY) || socket.planned != 0 {
         count(Counter::OptionsUnsent);
         return;
+    }
+    // Those that were never accepted: another request stands in their place.
+    for slot in &mut offers.slots {
+        if slot.number != 0 && slot.start.wrapping_sub(start) as i32 >= 0 {
+            slot.number = 0;
+            if slot.outcome & (outcome::WRITTEN | outcome::SETTLED) == 0 {
+                count(Counter::OptionsUnsent);
+            }
+        }
     }
     let number = offers.offered.wrapping_add(1);
     let index = number % Offers::COUNT as u32;
