@@ -27,7 +27,7 @@ pub const UNSAMPLED: [u8; 2] = *b"ut";
 
 /// How often a request's option is written at most. Something on the path may drop segments with an option that it does not know: after the first
 /// segment was sent as often in vain, it goes without, and so do all later ones of its connection.
-pub const TIMES: u32 = 2;
+pub const TIMES: u32 = 3;
 
 /// An option's bytes, in memory in the order of the wire.
 pub type Words = [u32; WORDS];

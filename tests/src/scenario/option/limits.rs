@@ -1,14 +1,10 @@
 //! Where no option is written, none is taken, or none finds room: each is counted, and nothing else changes.
 
 use anyhow::Result;
+use rustix::process::Signal;
 
 use super::hosts::{Hosts, OPTION, on_the_wire, sources};
-use crate::harness::{
-    Context, PATIENCE,
-    agent::Statistics,
-    capture::Capture,
-    network::{self, Loss},
-};
+use crate::harness::{Context, PATIENCE, agent::Statistics, capture::Capture, wait_for};
 
 /// Nothing is written, each request is counted, and both sides begin traces of their own.
 fn apart(context: &Context, left: &[&str], right: &[&str]) -> Result<([Statistics; 2], usize)> {
@@ -86,10 +82,16 @@ fn two_connections(context: &Context, left: &[&str], right: &[&str]) -> Result<[
     let hosts = Hosts::new(context)?;
     let agents = hosts.agents(context, left, right)?;
     hosts.requests(1..=1)?;
-    let loss = Loss::to_server(&hosts.net)?;
+    // The server stands still until both calls are on their way.
+    hosts.server.signal(Signal::STOP)?;
     let together = [hosts.request_meanwhile(2)?, hosts.request_meanwhile(3)?];
-    network::wait_for_retransmission(&hosts.net.client)?;
-    drop(loss);
+    let decided = || agents[0].report().ok()?.get("client_decisions").copied();
+    wait_for(
+        || format!("three calls decided: {:?}", decided()),
+        PATIENCE,
+        || (decided() == Some(3)).then_some(()),
+    )?;
+    hosts.server.signal(Signal::CONT)?;
     for request in together {
         assert_eq!(request.join().expect("the client does not panic")?, 200);
     }

@@ -77,8 +77,8 @@ pub(super) fn dropped_on_the_way(context: &mut Context) -> Result<()> {
     let ([left, right], spans) = hosts.stop(agents)?;
     assert_eq!(sources(&spans, "threads"), ["root"; 4]);
     assert_eq!(left.get("option_sockets_given_up"), 3, "{left}");
-    // Each request's was sent twice with it.
-    assert_eq!(left.get("option_segments"), 6, "{left}");
+    // Each request's was sent three times with it.
+    assert_eq!(left.get("option_segments"), 9, "{left}");
     assert_eq!(left.get("options_carried"), 0, "{left}");
     assert_eq!(right.get("options_received"), 0, "{right}");
     assert_eq!(right.get("options_carried"), 1, "{right}");
