@@ -1,18 +1,24 @@
 //! Who serves which request: threads, open requests, forwarded identities, and the records that one end leaves for the other.
 //!
-//! Input: requests that open and close, and what threads do. Output: the entries of `THREADS`, `FORWARDS` and `HANDOVERS`. Which of several
-//! requests is the parent is [`crate::decide`].
+//! Input: requests that open and close, and what threads do. Output: the entries of `THREADS` and `FORWARDS`, and by [`handover`] those of
+//! `HANDOVERS`. Which of several requests is the parent is [`crate::decide`].
+
+mod handover;
 
 use agent_common::{
     abi::{Counter, Direction},
     wire::http1::Phase,
 };
 
+pub(crate) use self::handover::{
+    Handover, HandoverKey, UNTRACED, forget_handover, hand_over, receiving_key, sending_key,
+    take_over,
+};
 use crate::{
     conn::{Request, Socket, find, flags, request_flags},
     globals::{fault, faulty, global},
     kernel::task,
-    maps::{FORWARDS, HANDOVERS, STATES, THREADS, count},
+    maps::{FORWARDS, STATES, THREADS, count},
     scratch::{Work, add},
 };
 
@@ -61,28 +67,6 @@ pub(crate) struct Thread {
     pub(crate) had_several: u64,
     /// When a request of this thread was last over unanswered while its handler perhaps goes on, 0 for never.
     pub(crate) left_ns: u64,
-}
-
-/// Key of `HANDOVERS`: the sender's base, the receiver's base (TCP sequence numbers; sock pointers for unix sockets), the position of the message.
-#[derive(Clone, Copy)]
-#[repr(C)]
-pub(crate) struct HandoverKey {
-    pub(crate) sender: u64,
-    pub(crate) receiver: u64,
-    pub(crate) position: u64,
-}
-
-/// Position of the record that marks a connection as the agent's own.
-pub(crate) const UNTRACED: u64 = u64::MAX;
-
-/// Value of `HANDOVERS`: the sender's decision.
-#[derive(Clone, Copy, Default)]
-#[repr(C)]
-pub(crate) struct Handover {
-    pub(crate) trace_id: [u64; 2],
-    pub(crate) span_id: u64,
-    /// W3C trace flags, and when it was stored ([`agent_common::wire::decide::stored_at`]).
-    pub(crate) trace_flags: u64,
 }
 
 /// Key of `FORWARDS`.
@@ -475,73 +459,6 @@ pub(crate) fn expire(sk: u64, socket: &mut Socket, now_ns: u64) {
     {
         count(Counter::RequestsExpired);
         close(sk, socket, at);
-    }
-}
-
-/// The key under which this end leaves a record for what it sends at `position`.
-#[inline(always)]
-pub(crate) fn sending_key(sk: u64, socket: &Socket, position: u64) -> HandoverKey {
-    if socket.unix_peer != 0 {
-        return HandoverKey {
-            sender: sk,
-            receiver: socket.unix_peer,
-            position,
-        };
-    }
-    HandoverKey {
-        sender: u64::from(socket.send_base),
-        receiver: u64::from(socket.receive_base),
-        position,
-    }
-}
-
-/// The key under which the other end has left a record for what this end reads at `position`.
-#[inline(always)]
-pub(crate) fn receiving_key(sk: u64, socket: &Socket, position: u64) -> HandoverKey {
-    let HandoverKey {
-        sender, receiver, ..
-    } = sending_key(sk, socket, position);
-    HandoverKey {
-        sender: receiver,
-        receiver: sender,
-        position,
-    }
-}
-
-/// Leaves a record; false when there is no room.
-#[inline(always)]
-pub(crate) fn hand_over(key: &HandoverKey, handover: &Handover) -> bool {
-    if faulty(fault::NO_HANDOVER) {
-        return false;
-    }
-    if faulty(fault::HANDOVERS_FULL) || HANDOVERS.insert(key, handover, 0).is_err() {
-        count(Counter::HandoversFull);
-        return false;
-    }
-    count(Counter::HandoversStored);
-    true
-}
-
-/// Takes a record that the other end has left; false when there is none.
-#[inline(always)]
-pub(crate) fn take_over(key: &HandoverKey, handover: &mut Handover) -> bool {
-    let Some(found) = HANDOVERS.get_ptr(key) else {
-        return false;
-    };
-    // SAFETY: entries are plain words, and this reader is the one that deletes.
-    *handover = unsafe { *found };
-    let _ = HANDOVERS.remove(key);
-    count(Counter::HandoversFound);
-    true
-}
-
-/// Deletes the record of a connection's last request, which nobody has taken.
-#[inline(always)]
-pub(crate) fn forget_handover(sk: u64, socket: &mut Socket) {
-    if socket.has(flags::HANDED_OVER) {
-        socket.flags &= !flags::HANDED_OVER;
-        let key = sending_key(sk, socket, socket.handover_position);
-        let _ = HANDOVERS.remove(key);
     }
 }
 
