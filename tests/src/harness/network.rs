@@ -117,6 +117,18 @@ impl Routed {
     /// # Errors
     /// [`Skip`] when traffic control cannot.
     pub(crate) fn drop_option(&self, kind: u8) -> Result<()> {
+        self.on_option(kind, &["drop"])
+    }
+
+    /// The router drops the first of the segments from the client that have this option, and each second one from there on.
+    ///
+    /// # Errors
+    /// As [`Self::drop_option`].
+    pub(crate) fn drop_every_other(&self, kind: u8) -> Result<()> {
+        self.on_option(kind, &["drop", "random", "determ", "ok", "2"])
+    }
+
+    fn on_option(&self, kind: u8, action: &[&str]) -> Result<()> {
         /// Offset in a packet: 20 bytes of IPv4, 20 of TCP, 12 of timestamps with what aligns them.
         const AT: &str = "52";
         let interface = format!("v{}n1", std::process::id());
@@ -126,10 +138,10 @@ impl Routed {
             "filter", "add", "dev", &interface, "ingress", "protocol", "ip",
         ];
         let packets = ["u32", "match", "ip", "protocol", "6", "0xff"];
-        let option = ["match", "u8", &kind, "0xff", "at", AT, "action", "drop"];
+        let option = ["match", "u8", &kind, "0xff", "at", AT, "action"];
         let attempt = || -> Result<()> {
             tc(&["qdisc", "add", "dev", &interface, "clsact"])?;
-            tc(&[&filter[..], &packets, &option].concat())
+            tc(&[&filter[..], &packets, &option, action].concat())
         };
         Ok(attempt().map_err(|error| Skip(format!("nothing is dropped here: {error:#}")))?)
     }
