@@ -26,7 +26,7 @@ use crate::{
     globals::{fault, faulty, global},
     kernel::sock,
     maps::{INJECTIONS, STATES, SWITCHES, add, count},
-    scratch::{self, View, Work},
+    scratch::{self, Work},
 };
 
 /// Places further inside a send than this are left alone: the kernel copies what lies before them.

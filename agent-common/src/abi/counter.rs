@@ -138,6 +138,14 @@ counters! {
     /// Requests that got no `tracestate` though their context has one: they have one of their own, their send carries that of another request, or
     /// it was replaced before it was written.
     InjectStatesWithheld = 57, "inject_states_withheld";
+    /// Requests of traces that are not sampled, of which user space hears nothing: neither of them nor of their responses.
+    RequestsHidden = 58, "requests_hidden";
+    /// Of those, the ones that failed: by the status of their response, or because the connection ended without one.
+    RequestsHiddenFailed = 59, "requests_hidden_failed";
+    /// Bytes of hidden messages.
+    HiddenBytes = 60, "hidden_bytes";
+    /// Connections on which hidden messages could not be told from others any more, so that their bytes are a gap.
+    HidingLost = 61, "hiding_lost";
 }
 
 impl Counter {

@@ -66,6 +66,11 @@ pub mod segment_flags {
     pub const COUNTED: u32 = 1 << 5;
     /// The captured prefix was limited by policy, not by the bytes there were.
     pub const POLICY_LIMIT: u32 = 1 << 6;
+    /// With `MESSAGE_START`: what lies between [`Segment::own`](super::Segment::own), or the end of the message that reaches beyond it, and this message are
+    /// whole messages of traces that are not sampled, of which nothing is told.
+    pub const HIDDEN_BEFORE: u32 = 1 << 7;
+    /// The connection had hidden messages, and which of those that follow belong to them is not known.
+    pub const HIDING_LOST: u32 = 1 << 8;
 }
 
 /// What one direction of a connection had seen.
@@ -74,7 +79,8 @@ pub mod segment_flags {
 )]
 #[repr(C)]
 pub struct StreamState {
-    /// Bytes that had certainly passed: for sends what the kernel had accepted, for receives what the process had read.
+    /// Bytes that had certainly passed: for sends what the kernel had accepted, for receives what the process had read. While the newest messages are
+    /// hidden (see [`segment_flags::HIDDEN_BEFORE`]) it stays at the first byte of the first of them.
     pub position: u64,
     /// Time of the last send or receive, CLOCK_MONOTONIC nanoseconds; 0 when there was none.
     pub last_time_ns: u64,

@@ -2,14 +2,19 @@
 
 use agent_common::{
     abi::{Counter, Direction, Role, SlotKind},
-    wire::http1::{self, Framing, Pending, Phase},
+    wire::{
+        http1::{self, Framing, Phase},
+        traceparent,
+    },
 };
 
+use super::hide::{self, ut_hide};
 use super::step::{CHUNKS, DONE, MORE, lose};
 use super::unfinished::drop_saved;
 use crate::{
     conn::{self, Socket, request_flags},
     context, decide, emit,
+    globals::global,
     maps::count,
     scratch::{self, Work},
 };
@@ -32,11 +37,12 @@ pub extern "C" fn ut_complete(level: u32) -> u32 {
         return 0;
     };
     let direction = (work.direction & 1) as usize;
-    complete(work, socket, direction)
+    complete(level, work, socket, direction)
 }
 
 #[inline(always)]
-fn complete(work: &mut Work, socket: &mut Socket, direction: usize) -> u32 {
+fn complete(level: u32, work: *mut Work, socket: *mut Socket, direction: usize) -> u32 {
+    let (work, socket) = (scratch::borrow(work), scratch::borrow(socket));
     let end = work.position.wrapping_add(u64::from(work.cursor));
     let is_request = http1::is_request(&work.head);
     let receive = work.direction == Direction::Receive as u32;
@@ -47,7 +53,11 @@ fn complete(work: &mut Work, socket: &mut Socket, direction: usize) -> u32 {
     if work.repeated != 0 && socket.streams[direction].head_end == end {
         // Offered again, because it was not accepted: the same message, the same decision.
         work.repeated = 0;
-        if is_request && socket.request.decision.position == start {
+        if work.hidden != 0 {
+            // User space has not heard of it, and does not now.
+            hide::leave_out(work, socket);
+            work.decisions = work.decisions.wrapping_add(1);
+        } else if is_request && socket.request.decision.position == start {
             work.decision = socket.request.decision;
             place_decision(work);
         }
@@ -62,6 +72,10 @@ fn complete(work: &mut Work, socket: &mut Socket, direction: usize) -> u32 {
     if conn::follows(&socket.chunks, direction) {
         socket.chunks.follows = 0;
         socket.chunks.told = 0;
+    }
+    if work.repeated != 0 {
+        // Something else is offered: what waits for an answer is not known exactly any more.
+        socket.streams[direction].lost = 1;
     }
     work.repeated = 0;
     let framing = if is_request {
@@ -88,12 +102,22 @@ fn complete(work: &mut Work, socket: &mut Socket, direction: usize) -> u32 {
         } else {
             decide::client(work, socket);
         }
-        place_decision(work);
+        let hidden = global!(HIDE_UNSAMPLED) != 0
+            && work.decision.trace_flags & traceparent::FLAG_SAMPLED == 0
+            && ut_hide(level) != 0;
+        if hidden {
+            work.decisions = work.decisions.wrapping_add(1);
+        } else {
+            place_decision(work);
+        }
     } else {
         if receive {
             decide::read(work, socket, true);
         }
         work.decisions = work.decisions.wrapping_add(1);
+        if work.mute != 0 {
+            hide::answer(work, socket);
+        }
     }
     let phase = match framing {
         Framing::Length => {
@@ -118,6 +142,9 @@ fn complete(work: &mut Work, socket: &mut Socket, direction: usize) -> u32 {
         }
     };
     socket.streams[direction].phase = phase as u8;
+    if matches!(framing, Framing::Unknown) {
+        socket.streams[direction].lost = 1;
+    }
     // After the end of the response: who finds no request waiting takes that for the end of the newest.
     if !is_request && !matches!(framing, Framing::Interim) {
         socket.pending.pop();
@@ -161,9 +188,10 @@ fn forget_answered(work: &Work, socket: &mut Socket, direction: usize) {
             count(Counter::HeadsUnseen);
             lose(other);
         }
-        socket.pending = Pending::default();
+        socket.pending.clear();
     } else if !is_sent && is_known && work.turned != 0 {
-        socket.pending = Pending::default();
+        other.lost = 1;
+        socket.pending.clear();
     }
 }
 

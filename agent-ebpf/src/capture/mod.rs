@@ -10,6 +10,7 @@ mod block;
 mod carried;
 mod chunks;
 mod head;
+mod hide;
 mod lines;
 mod ship;
 mod state;
@@ -30,6 +31,7 @@ use self::{
     block::{keep_tail, place},
     chunks::ut_chunks,
     head::{finish_request, ut_complete},
+    hide::ut_cut,
     ship::{finish_block, ut_snapshot},
     state::ut_keep_state,
     step::{CHUNKS, COMPLETE, DONE, FRESH, ut_step},
@@ -89,6 +91,10 @@ pub extern "C" fn ut_segment(level: u32) -> u32 {
         ut_adopt(level);
     }
     observe(work, socket);
+    work.hides = socket.hides;
+    if global!(HIDE_UNSAMPLED) != 0 && work.hides != 0 {
+        hide::begin(work, socket);
+    }
     if socket.policy == PolicyKind::Ignore as u8 {
         return 0;
     }
@@ -102,6 +108,9 @@ pub extern "C" fn ut_segment(level: u32) -> u32 {
     work.wants_snapshot = 0;
     follow(level, work, turn);
     socket.dropped = work.dropped;
+    if global!(HIDE_UNSAMPLED) != 0 {
+        hide::end(level, work, socket);
+    }
     let direction = (work.direction & 1) as usize;
     let phase = socket.streams[direction].phase;
     if phase == Phase::ChunkedLost as u8 || phase == Phase::Turn as u8 || work.untold != 0 {
@@ -156,6 +165,14 @@ fn observe(work: &mut Work, socket: &mut Socket) {
     if receive || counts_asked {
         own.state.position = own.state.position.wrapping_add(length);
     }
+    work.hidden = 0;
+    work.hid = 0;
+    work.hiding_told = 0;
+    work.hiding_lost = if socket.hiding_lost == socket.hiding_told {
+        0
+    } else {
+        socket.hiding_lost
+    };
 }
 
 /// The loop over the messages of a segment.
@@ -179,6 +196,8 @@ fn follow(level: u32, work: *mut Work, turn: bool) {
     work.turned = work.turn;
     work.value_at = GONE;
     work.releases = 0;
+    work.mute = 0;
+    work.cut = 0;
     for _ in 0..STEPS {
         // Called from here and not from within the step: the kernel adds up the stacks of all nested calls.
         let mut result = ut_step(level);
@@ -190,6 +209,9 @@ fn follow(level: u32, work: *mut Work, turn: bool) {
                     ut_keep_state(level);
                 }
             }
+        }
+        if global!(HIDE_UNSAMPLED) != 0 && work.cut != 0 {
+            ut_cut(level);
         }
         if result == CHUNKS {
             result = ut_chunks(level);
@@ -204,5 +226,5 @@ fn follow(level: u32, work: *mut Work, turn: bool) {
     if global!(INJECT) != 0 && work.releases != 0 {
         ut_release(level);
     }
-    finish_block(level, work);
+    finish_block(level, work, work.length);
 }

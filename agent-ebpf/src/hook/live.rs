@@ -6,7 +6,7 @@ use aya_ebpf::{macros::raw_tracepoint, programs::RawTracePointContext};
 use crate::{
     capture,
     conn::{self, flags},
-    context, emit, inject,
+    context, inject,
     kernel::sock,
     maps::LIVE,
 };
@@ -42,10 +42,8 @@ fn answer(index: u32) -> bool {
             conn::unwrap(socket, sk, sock::write_seq(sk), sock::copied_seq(sk));
         }
         capture::settle(sk, socket);
-        request.sent = emit::state(&conn::state_of(&socket.streams[Direction::Send as usize]));
-        request.received = emit::state(&conn::state_of(
-            &socket.streams[Direction::Receive as usize],
-        ));
+        conn::tell_state(&raw mut request.sent, socket, Direction::Send);
+        conn::tell_state(&raw mut request.received, socket, Direction::Receive);
         request.found = 1;
         context::expire(sk, socket, conn::now());
     }

@@ -86,6 +86,8 @@ faults! {
     InjectEagerly = "inject-eagerly";
     /// `RULES` has room for one process.
     RulesFull = "rules-full";
+    /// Messages of unsampled traces are shipped like others.
+    NothingHidden = "nothing-hidden";
     /// `INJECTIONS` has room for one connection.
     InjectionsFull = "injections-full";
     /// `STATES` has room for one request.

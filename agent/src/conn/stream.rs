@@ -22,6 +22,10 @@ pub trait Reader {
     /// The next `length` bytes passed unseen, the last of them at `time_ns`.
     fn skip(&mut self, position: u64, length: u64, time_ns: u64);
 
+    /// The next `length` bytes are the rest of a message, where one is under way, and whole messages of which nothing is told; before them a byte
+    /// passed at `time_ns`.
+    fn hide(&mut self, position: u64, length: u64, time_ns: u64);
+
     /// Whether bytes up to `to` may be skipped without losing anything.
     fn tolerates(&self, to: u64) -> bool;
 }
@@ -43,6 +47,8 @@ pub struct Piece<'a> {
     pub starts: Start,
     /// It is a further record of the same send or receive.
     pub continued: bool,
+    /// What no record covered before it are hidden messages; the time of the byte before them.
+    pub behind_hidden: Option<u64>,
 }
 
 /// Whether the kernel proved that a message begins with a piece.
@@ -86,6 +92,7 @@ struct Pending {
 struct Block {
     position: u64,
     starts: Start,
+    behind_hidden: Option<u64>,
     /// Where in the payload they begin.
     from: usize,
     to: usize,
@@ -194,6 +201,9 @@ impl Stream {
     pub fn receive(&mut self, piece: &Piece<'_>, reader: &mut impl Reader) -> bool {
         self.begin(piece.position);
         self.reached = self.reached.max(piece.end());
+        if let Some(time_ns) = piece.behind_hidden {
+            self.pass_hidden(piece.position, time_ns, reader);
+        }
         let fresh = self.read(
             piece.position,
             piece.payload,
@@ -249,6 +259,7 @@ impl Stream {
         pending.blocks.push(Block {
             position: piece.position,
             starts: piece.starts,
+            behind_hidden: piece.behind_hidden,
             from,
             to: pending.payload.len(),
         });
@@ -352,6 +363,9 @@ impl Stream {
             let count = usize::try_from(accepted - block.position).unwrap_or(usize::MAX);
             let bytes = bytes.get(..count).unwrap_or(bytes);
             let (time_ns, process) = (pending.time_ns, pending.process);
+            if let Some(time_ns) = block.behind_hidden {
+                self.pass_hidden(block.position, time_ns, reader);
+            }
             self.read(
                 block.position,
                 bytes,
@@ -366,6 +380,14 @@ impl Stream {
             buffers.give(pending.payload, pending.blocks);
         } else {
             self.pending = Some(pending);
+        }
+    }
+
+    /// Passes the hidden messages before `position`, of which nothing but that is known.
+    fn pass_hidden(&mut self, position: u64, time_ns: u64, reader: &mut impl Reader) {
+        if position > self.next {
+            reader.hide(self.next, position - self.next, time_ns);
+            self.next = position;
         }
     }
 

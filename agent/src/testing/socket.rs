@@ -24,6 +24,8 @@ pub struct Socket {
     role: Role,
     process: ProcessKey,
     states: [StreamState; 2],
+    /// Bytes of hidden messages behind that.
+    hidden: [u64; 2],
     dropped: u32,
     /// The next record's time, CLOCK_MONOTONIC nanoseconds; each one takes a millisecond.
     pub now_ns: u64,
@@ -42,6 +44,7 @@ impl Socket {
             role,
             process: PROCESS,
             states: [StreamState::default(); 2],
+            hidden: [0; 2],
             dropped: 0,
             now_ns: 1_000 * MILLISECOND,
             capture_limit: usize::MAX,
@@ -160,6 +163,12 @@ impl Socket {
         self.pass(direction, length, &[0xff; 16]);
     }
 
+    /// Whole messages pass that the kernel hides: the next record of this direction says so, and nothing else does.
+    pub fn hide(&mut self, direction: Direction, length: u64) {
+        self.hidden[direction as usize] += length;
+        self.now_ns += MILLISECOND;
+    }
+
     /// The last record is lost to a full ring buffer.
     pub fn lose(&mut self) {
         self.records.pop();
@@ -247,9 +256,13 @@ impl Socket {
 
     fn transfer(&mut self, direction: Direction, bytes: &[u8], accepted: usize) -> &mut Segment {
         let own = self.states[direction as usize];
+        let hidden = std::mem::take(&mut self.hidden[direction as usize]);
         let captured = bytes.len().min(self.capture_limit);
         let mut segment = Segment::new_zeroed();
-        segment.header = self.header(Kind::Segment, own.position, 0);
+        segment.header = self.header(Kind::Segment, own.position + hidden, 0);
+        if hidden > 0 {
+            segment.header.flags = segment_flags::HIDDEN_BEFORE | segment_flags::MESSAGE_START;
+        }
         segment.pid_tgid = self.pid_tgid();
         segment.process_start_ns = self.process.start_ns;
         segment.length = bytes.len() as u32;
@@ -260,6 +273,7 @@ impl Socket {
         segment.own = own;
         segment.peer = self.states[direction.opposite() as usize];
         segment.header.length += captured as u32;
+        self.states[direction as usize].position += hidden;
         self.advance(direction, accepted as u64, &bytes[..accepted]);
         self.push(Fixed::Segment(segment), &bytes[..captured]);
         match self.records.last_mut().map(|record| &mut record.fixed) {

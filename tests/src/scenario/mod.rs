@@ -35,6 +35,7 @@ mod record;
 mod safety;
 mod safety_suite;
 mod sampling;
+mod sampling_hidden;
 mod tls;
 mod translation;
 
@@ -129,6 +130,7 @@ pub(crate) fn all() -> impl Iterator<Item = &'static Scenario> {
         translation::SCENARIOS,
         propagators::SCENARIOS,
         sampling::SCENARIOS,
+        sampling_hidden::SCENARIOS,
         inject::SCENARIOS,
         inject::existing::SCENARIOS,
         inject::limits::SCENARIOS,

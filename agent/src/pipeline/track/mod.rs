@@ -70,6 +70,7 @@ macro_rules! feed {
                     .streams
                     .iter()
                     .all(|stream| stream.next() == 0),
+            begins: 0,
             speech: &mut $tracked.speech,
             role: &mut $tracked.connection.role,
             direction: $direction,
@@ -267,8 +268,20 @@ impl Tracked {
         self.observe(Direction::Receive, received, core);
         self.note(core);
         self.pass_extents(core);
+        if flags & segment_flags::HIDING_LOST != 0
+            && let Speech::Parsed(parser, _) = &mut self.speech
+        {
+            parser.unpair(&mut core.items);
+            self.note(core);
+        }
+        let behind_hidden =
+            (flags & segment_flags::HIDDEN_BEFORE != 0).then_some(segment.own.last_time_ns);
+        let covered = match behind_hidden {
+            Some(_) => segment.own.position,
+            None => segment.header.position,
+        };
         if !self.fill(opposite, segment.peer.position, force, core)
-            || !self.fill(direction, segment.header.position, force, core)
+            || !self.fill(direction, covered, force, core)
         {
             return false;
         }
@@ -294,6 +307,7 @@ impl Tracked {
                 Start::Unproven
             },
             continued: flags & segment_flags::CONTINUED != 0,
+            behind_hidden,
         };
         let mut feed = feed!(self, direction, core);
         let stream = &mut self.connection.streams[direction as usize];

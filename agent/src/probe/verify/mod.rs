@@ -73,6 +73,7 @@ pub fn run(out: &mut impl Write) -> Result<bool, VerifyError> {
         .with("INJECT_EXISTING", Value::U32(1))
         .with("SAMPLE_BY_PROCESS", Value::U32(1))
         .with("SAMPLE_LIMITED", Value::U32(1))
+        .with("HIDE_UNSAMPLED", Value::U32(1))
         .with("PROPAGATORS", Value::U32(1));
     let everything = Settings {
         propagators: every_propagator(),
