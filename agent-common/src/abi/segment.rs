@@ -54,8 +54,6 @@ pub enum SlotKind {
 pub mod segment_flags {
     /// The iterator's kind gives lengths only (splice, sendfile, kernel pages): no payload was readable.
     pub const NO_PAYLOAD: u32 = 1;
-    /// This record continues the payload of the previous record of the same send or receive.
-    pub const CONTINUED: u32 = 1 << 1;
     /// The kernel proved that a message begins at [`Header::position`](super::Header::position).
     pub const MESSAGE_START: u32 = 1 << 2;
     /// MSG_TRUNC: bytes were taken from the stream without being copied.
@@ -106,7 +104,8 @@ pub struct Segment {
     pub process_start_ns: u64,
     /// Goroutine or task id where the runtime is known, else 0.
     pub context_id: u64,
-    /// Bytes asked (send) or read (receive).
+    /// Bytes asked (send) or read (receive) of which this record speaks, from [`Header::position`] on: behind them another record of the same send or
+    /// receive may follow.
     pub length: u32,
     /// Bytes of payload behind this struct; they begin at [`Header::position`].
     pub captured: u32,

@@ -35,7 +35,7 @@ pub trait Reader {
 pub struct Piece<'a> {
     /// Position of its first byte.
     pub position: u64,
-    /// Bytes asked or read, captured or not.
+    /// Bytes asked or read of which it speaks, captured or not.
     pub length: u64,
     /// The captured prefix.
     pub payload: &'a [u8],
@@ -45,8 +45,6 @@ pub struct Piece<'a> {
     pub process: ProcessKey,
     /// Whether a message begins at `position`.
     pub starts: Start,
-    /// It is a further record of the same send or receive.
-    pub continued: bool,
     /// What no record covered before it are hidden messages; the time of the byte before them.
     pub behind_hidden: Option<u64>,
 }
@@ -64,15 +62,10 @@ pub enum Start {
 }
 
 impl Piece<'_> {
-    /// Position behind its last byte; behind the captured ones for a further record: the first one told the length.
+    /// Position behind its last byte.
     #[must_use]
     pub const fn end(&self) -> u64 {
-        let length = if self.continued {
-            self.payload.len() as u64
-        } else {
-            self.length
-        };
-        self.position.saturating_add(length)
+        self.position.saturating_add(self.length)
     }
 }
 

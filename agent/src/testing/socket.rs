@@ -119,6 +119,11 @@ impl Socket {
         self.in_ranges(Direction::Send, bytes, ranges)
     }
 
+    /// The process reads bytes of which these ranges are written, each as a record; the first one is given back.
+    pub fn receive_ranges(&mut self, bytes: &[u8], ranges: &[Range<usize>]) -> &mut Segment {
+        self.in_ranges(Direction::Receive, bytes, ranges)
+    }
+
     fn in_blocks(&mut self, direction: Direction, bytes: &[u8], block: usize) -> &mut Segment {
         let ranges: Vec<_> = (0..bytes.len())
             .step_by(block)
@@ -136,14 +141,13 @@ impl Socket {
         let first = self.records.len();
         let segment = *self.transfer(direction, bytes, bytes.len());
         self.records.truncate(first);
-        for range in ranges {
+        for (n, range) in ranges.iter().enumerate() {
+            // Each speaks of what lies before the next one.
+            let end = ranges.get(n + 1).map_or(bytes.len(), |next| next.start);
             let mut next = segment;
             next.header.position += range.start as u64;
-            next.length -= range.start as u32;
+            next.length = (end - range.start) as u32;
             next.captured = range.len() as u32;
-            if self.records.len() > first {
-                next.header.flags |= segment_flags::CONTINUED;
-            }
             self.records.push(Record {
                 fixed: Fixed::Segment(next),
                 payload: bytes[range.clone()].to_vec(),

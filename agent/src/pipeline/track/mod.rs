@@ -276,12 +276,9 @@ impl Tracked {
         }
         let behind_hidden =
             (flags & segment_flags::HIDDEN_BEFORE != 0).then_some(segment.own.last_time_ns);
-        let covered = match behind_hidden {
-            Some(_) => segment.own.position,
-            None => segment.header.position,
-        };
+        // From there to its own place, only records of the same send or receive can have been made, and those come in order.
         if !self.fill(opposite, segment.peer.position, force, core)
-            || !self.fill(direction, covered, force, core)
+            || !self.fill(direction, segment.own.position, force, core)
         {
             return false;
         }
@@ -306,7 +303,6 @@ impl Tracked {
             } else {
                 Start::Unproven
             },
-            continued: flags & segment_flags::CONTINUED != 0,
             behind_hidden,
         };
         let mut feed = feed!(self, direction, core);
@@ -315,7 +311,7 @@ impl Tracked {
             Direction::Receive => stream.receive(&piece, &mut feed),
             Direction::Send => stream.send(&piece, &mut core.buffers, &mut feed),
         };
-        if !fresh && piece.length > 0 && !piece.continued {
+        if !fresh && piece.length > 0 {
             core.counters.segments_stale.increment();
         }
         self.note(core);
