@@ -269,6 +269,8 @@ fn recorded(context: &mut Context) -> Result<()> {
             setup = setup.arg("--fault").arg("nothing-hidden");
         }
         let agent = setup.start(context)?;
+        // The accept() that waited while the agent started is not seen to return.
+        drop(Connection::open(server.port())?);
         let mut connection = Connection::open(server.port())?;
         for path in ["/left/1", "/left/2", "/left/500"] {
             connection.get(path)?;
