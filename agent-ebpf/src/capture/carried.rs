@@ -1,4 +1,5 @@
-//! Context in other headers than `traceparent`. Nothing here is called where the frozen global `PROPAGATORS` is 0.
+//! Context in other headers than `traceparent`. Nothing here is called where the frozen global `PROPAGATORS` is 0; each function asks for it all the same,
+//! because before Linux 6.8 the verifier also walks global functions that nobody calls, and these are half of a program.
 //!
 //! Input: the level's block and what is known of its head. Output: ids in the head. The reading is [`propagator`]; its parts are global functions, so
 //! that the verifier walks each once.
@@ -10,7 +11,7 @@ use agent_common::wire::{
 
 use super::lines;
 use crate::{
-    globals::PROPAGATOR_FIELDS,
+    globals::{PROPAGATOR_FIELDS, global},
     scratch::{self, Found, View},
 };
 
@@ -20,6 +21,9 @@ use crate::{
 #[unsafe(no_mangle)]
 #[inline(never)]
 pub extern "C" fn ut_carried(level: u32) -> u32 {
+    if global!(PROPAGATORS) == 0 {
+        return 0;
+    }
     let Some(scratch) = scratch::get(level) else {
         return 0;
     };
@@ -43,6 +47,9 @@ pub extern "C" fn ut_carried(level: u32) -> u32 {
 #[unsafe(no_mangle)]
 #[inline(never)]
 pub extern "C" fn ut_find_carried(level: u32) -> u32 {
+    if global!(PROPAGATORS) == 0 {
+        return 0;
+    }
     let Some(scratch) = scratch::get(level) else {
         return 0;
     };
@@ -63,6 +70,9 @@ pub extern "C" fn ut_find_carried(level: u32) -> u32 {
 #[unsafe(no_mangle)]
 #[inline(never)]
 pub extern "C" fn ut_take_carried(level: u32, index: u32) -> u32 {
+    if global!(PROPAGATORS) == 0 {
+        return 0;
+    }
     let index = index as usize;
     if index >= FIELDS {
         return 0;
@@ -97,6 +107,9 @@ pub extern "C" fn ut_take_carried(level: u32, index: u32) -> u32 {
 #[unsafe(no_mangle)]
 #[inline(never)]
 pub extern "C" fn ut_digits(level: u32) -> u32 {
+    if global!(PROPAGATORS) == 0 {
+        return 0;
+    }
     let Some(scratch) = scratch::get(level) else {
         return 0;
     };
