@@ -10,7 +10,7 @@ use aya_ebpf::helpers::generated::{
 
 use crate::{
     globals::{fault, faulty},
-    maps::{EVENTS, EVENTS_BYTES, count},
+    maps::{EVENTS, EVENTS_BYTES, add, count},
     scratch::{self, State, Work, bound},
 };
 
@@ -122,20 +122,6 @@ pub(crate) fn message_end(work: &mut Work, start: u64) -> bool {
     sent
 }
 
-#[inline(always)]
-pub(crate) fn state(state: &State) -> StreamState {
-    let [high, low] = state.tail;
-    let (high, low) = (high.to_ne_bytes(), low.to_ne_bytes());
-    StreamState {
-        position: state.position,
-        last_time_ns: state.last_time_ns,
-        tail: [
-            high[0], high[1], high[2], high[3], high[4], high[5], high[6], high[7], low[0], low[1],
-            low[2], low[3], low[4], low[5], low[6], low[7],
-        ],
-    }
-}
-
 /// Words of a [`Decision`].
 const DECISION_WORDS: usize = size_of::<Decision>() / 8;
 
@@ -147,8 +133,9 @@ fn put_words<T, const N: usize>(to: *mut T, words: &[u64; N]) {
     unsafe { to.cast::<[u64; N]>().write(*words) };
 }
 
+/// Writes what a direction had seen.
 #[inline(always)]
-fn put_state(to: *mut StreamState, state: &State) {
+pub(crate) fn put_state(to: *mut StreamState, state: &State) {
     let [high, low] = state.tail;
     put_words(to, &[state.position, state.last_time_ns, high, low]);
 }
@@ -173,6 +160,25 @@ pub extern "C" fn ut_emit_segment(level: u32) -> u32 {
     if captured < work.block_length {
         work.record_flags |= segment_flags::POLICY_LIMIT;
     }
+    if work.hidden | work.behind != 0 {
+        // What begins a message follows the hidden ones; anything else says that the place was lost.
+        if work.record_flags & segment_flags::MESSAGE_START != 0 {
+            work.record_flags |= segment_flags::HIDDEN_BEFORE;
+            if work.hidden != 0 {
+                work.hidden_to = work.position.wrapping_add(u64::from(work.block_offset));
+                let hidden = work.hidden_to.wrapping_sub(work.hidden_from);
+                add(Counter::HiddenBytes, hidden);
+            }
+        }
+        work.hidden = 0;
+        work.behind = 0;
+    }
+    if work.hiding_lost != 0 {
+        work.record_flags |= segment_flags::HIDING_LOST;
+    }
+    if work.unpaired != 0 {
+        work.record_flags |= segment_flags::UNPAIRED;
+    }
     // Written where it lies, word by word: the stack is full enough.
     // SAFETY: the record begins the scratch, which is larger than a segment.
     let segment = unsafe { &mut *target };
@@ -188,7 +194,7 @@ pub extern "C" fn ut_emit_segment(level: u32) -> u32 {
     segment.pid_tgid = work.pid_tgid;
     segment.process_start_ns = work.process_start_ns;
     segment.context_id = 0;
-    segment.length = work.length.wrapping_sub(work.block_offset);
+    segment.length = work.told_length.wrapping_sub(work.block_offset);
     segment.captured = captured;
     segment.unreadable = work.unreadable;
     segment.dropped = work.dropped;
@@ -224,6 +230,10 @@ pub extern "C" fn ut_emit_segment(level: u32) -> u32 {
     if refused || !output(target.cast_const().cast(), bound(length), wake) {
         work.dropped = work.dropped.wrapping_add(1);
         return 0;
+    }
+    if work.hiding_lost != 0 {
+        work.hiding_told = work.hiding_lost;
+        work.hiding_lost = 0;
     }
     count(Counter::Segments);
     if slot == agent_common::abi::SlotKind::Decision as u32 {

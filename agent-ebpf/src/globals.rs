@@ -32,6 +32,14 @@ pub static SAMPLE_BY_PROCESS: u32 = 0;
 #[unsafe(no_mangle)]
 pub static SAMPLE_LIMITED: u32 = 0;
 
+/// 1: sends of files and of pages are seen as any other (since Linux 6.5).
+#[unsafe(no_mangle)]
+pub static PAGES_SEEN: u32 = 0;
+
+/// 1: messages of traces that are not sampled are not shipped.
+#[unsafe(no_mangle)]
+pub static HIDE_UNSAMPLED: u32 = 0;
+
 /// Bytes behind a head that are shipped with it when the segment has no more than those; of longer rests 64 are shipped. At most 2048.
 #[unsafe(no_mangle)]
 pub static HEAD_EXTRA: u32 = 256;

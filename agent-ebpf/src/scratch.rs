@@ -154,6 +154,30 @@ pub(crate) struct Work {
     pub(crate) shipped: u32,
     /// 1: the end of a message could not be told by a record.
     pub(crate) untold: u32,
+    /// Bytes of the segment of which the record under construction, and those before it, speak.
+    pub(crate) told_length: u32,
+    /// 1: the connection hides messages.
+    pub(crate) hides: u32,
+    /// 1: the direction's newest message is hidden; where the first of them begins.
+    pub(crate) hidden: u32,
+    /// 1: the segment begins with what was told already as the message behind hidden ones, and was not accepted.
+    pub(crate) behind: u32,
+    /// 1: as [`Socket::unpaired`](crate::conn::Socket::unpaired).
+    pub(crate) unpaired: u32,
+    /// 1: the message at hand is the response to a hidden request.
+    pub(crate) mute: u32,
+    /// 1: the record under construction has to end before the message at hand.
+    pub(crate) cut: u32,
+    /// 1: the answer to a hidden request may go on where no hook sees it.
+    pub(crate) awaits: u32,
+    /// 1: a message of this segment was hidden.
+    pub(crate) hid: u32,
+    /// The [`Socket::hiding_lost`](crate::conn::Socket::hiding_lost) that user space is still to be told of, and that it was told of; 0 for none.
+    pub(crate) hiding_lost: u32,
+    pub(crate) hiding_told: u32,
+    pub(crate) hidden_from: u64,
+    /// As [`Stream::hidden_to`](crate::conn::Stream::hidden_to).
+    pub(crate) hidden_to: u64,
     /// The chunked body at hand.
     pub(crate) chunks: Chunks,
     pub(crate) ended: MessageEnd,

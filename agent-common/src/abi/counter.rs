@@ -168,6 +168,15 @@ counters! {
     OptionsTaken = 71, "options_taken";
     /// Connections whose requests get no option any more, because one was never acknowledged with its option, and then without.
     OptionSocketsGivenUp = 72, "option_sockets_given_up";
+    /// Requests of traces that are not sampled, of which user space hears nothing: neither of them nor of their responses.
+    RequestsHidden = 73, "requests_hidden";
+    /// Of those, the ones that failed: by the status of their response, or because the connection ended without one.
+    RequestsHiddenFailed = 74, "requests_hidden_failed";
+    /// Bytes of hidden messages.
+    HiddenBytes = 75, "hidden_bytes";
+    /// How often hidden messages of a connection could not be told from others any more: requests that waited then are given up, and failures and bytes of
+    /// hidden ones are not counted.
+    HidingLost = 76, "hiding_lost";
 }
 
 impl Counter {

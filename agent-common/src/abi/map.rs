@@ -90,12 +90,17 @@ pub struct LiveRequest {
     pub socket: u64,
     /// The connection the asker means; another one at that socket answers `found = 0`.
     pub connection: u64,
-    /// 1 when the connection still exists, else 0 and nothing below is valid.
+    /// 0 when the connection is gone and nothing below is valid; else 1, and [`LiveRequest::IS_OPEN`] in addition where a request on it is open.
     pub found: u64,
     /// Bytes accepted from the process so far.
     pub sent: super::StreamState,
     /// Bytes read by the process so far.
     pub received: super::StreamState,
+}
+
+impl LiveRequest {
+    /// In [`LiveRequest::found`]: a request on the connection is open.
+    pub const IS_OPEN: u64 = 2;
 }
 
 const _: () = assert!(

@@ -37,7 +37,7 @@ pub use self::{
 };
 
 /// Version of every record in this module; it changes whenever a layout or a meaning does.
-pub const ABI_VERSION: u16 = 3;
+pub const ABI_VERSION: u16 = 4;
 
 /// What a record in the ring buffer is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -63,6 +63,9 @@ pub enum Kind {
     MessageEnd = 9,
     /// [`Retransmit`]: TCP sent bytes of a connection again.
     Retransmit = 10,
+    /// [`Header`] alone: the rest of the answer to a hidden request may be sent where no hook sees it. The connection's positions are to be asked for until
+    /// no request on it is open ([`LiveRequest::IS_OPEN`]).
+    Await = 11,
 }
 
 impl Kind {
@@ -80,6 +83,7 @@ impl Kind {
             8 => Self::Release,
             9 => Self::MessageEnd,
             10 => Self::Retransmit,
+            11 => Self::Await,
             _ => return None,
         })
     }

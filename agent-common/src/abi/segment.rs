@@ -54,8 +54,6 @@ pub enum SlotKind {
 pub mod segment_flags {
     /// The iterator's kind gives lengths only (splice, sendfile, kernel pages): no payload was readable.
     pub const NO_PAYLOAD: u32 = 1;
-    /// This record continues the payload of the previous record of the same send or receive.
-    pub const CONTINUED: u32 = 1 << 1;
     /// The kernel proved that a message begins at [`Header::position`](super::Header::position).
     pub const MESSAGE_START: u32 = 1 << 2;
     /// MSG_TRUNC: bytes were taken from the stream without being copied.
@@ -66,6 +64,13 @@ pub mod segment_flags {
     pub const COUNTED: u32 = 1 << 5;
     /// The captured prefix was limited by policy, not by the bytes there were.
     pub const POLICY_LIMIT: u32 = 1 << 6;
+    /// With `MESSAGE_START`: what lies between [`Segment::own`](super::Segment::own), or the end of the message that reaches beyond it, and this message are
+    /// whole messages of traces that are not sampled, of which nothing is told.
+    pub const HIDDEN_BEFORE: u32 = 1 << 7;
+    /// The connection had hidden messages, and which of those that wait for an answer, or are one, belong to them is not known any more.
+    pub const HIDING_LOST: u32 = 1 << 8;
+    /// What begins in this record may still belong to a hidden message. The first request without this flag, at a turn, has its own response.
+    pub const UNPAIRED: u32 = 1 << 9;
 }
 
 /// What one direction of a connection had seen.
@@ -74,7 +79,8 @@ pub mod segment_flags {
 )]
 #[repr(C)]
 pub struct StreamState {
-    /// Bytes that had certainly passed: for sends what the kernel had accepted, for receives what the process had read.
+    /// Bytes that had certainly passed: for sends what the kernel had accepted, for receives what the process had read. While the newest messages are
+    /// hidden (see [`segment_flags::HIDDEN_BEFORE`]) it stays at the first byte of the first of them.
     pub position: u64,
     /// Time of the last send or receive, CLOCK_MONOTONIC nanoseconds; 0 when there was none.
     pub last_time_ns: u64,
@@ -100,7 +106,8 @@ pub struct Segment {
     pub process_start_ns: u64,
     /// Goroutine or task id where the runtime is known, else 0.
     pub context_id: u64,
-    /// Bytes asked (send) or read (receive).
+    /// Bytes asked (send) or read (receive) of which this record speaks, from [`Header::position`] on: behind them another record of the same send or
+    /// receive may follow.
     pub length: u32,
     /// Bytes of payload behind this struct; they begin at [`Header::position`].
     pub captured: u32,

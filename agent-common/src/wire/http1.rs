@@ -120,63 +120,114 @@ pub fn ends_chunked(tail: u64) -> bool {
     tail >> 16 == u64::from_le_bytes(*b"\n0\r\n\r\n\0\0")
 }
 
-/// The requests of a connection that have no final response yet, oldest first: two bits each.
+/// The requests of a connection that have no final response yet, oldest first.
+///
+/// One CPU may read a request of a connection while another one sends a response: each of the two writes words of its own, but for [`Pending::clear`].
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[repr(C)]
 pub struct Pending {
-    kinds: u32,
-    count: u32,
+    /// Four bits for each, in the place that its number gives: method, and whether it is hidden. Written with `begun`.
+    kinds: u64,
+    /// Requests that have begun; the count wraps.
+    begun: u32,
+    /// Requests that were answered, likewise.
+    answered: u32,
 }
 
 impl Pending {
     /// Requests that can wait at one time.
     pub const LIMIT: u32 = 15;
 
+    /// Stands for a request that user space does not hear of.
+    const HIDDEN: u64 = 4;
+
+    /// Where in `kinds` the request with this number stands.
+    #[inline(always)]
+    const fn shift(number: u32) -> u32 {
+        (number & 15) * 4
+    }
+
     /// Notes a request; false when there are too many.
     #[inline(always)]
     pub fn push(&mut self, method: u8) -> bool {
-        if self.count >= Self::LIMIT {
+        if self.count() >= Self::LIMIT {
             return false;
         }
-        self.kinds |= (u32::from(method) & 3) << (2 * self.count);
-        self.count += 1;
+        let shift = Self::shift(self.begun);
+        self.kinds = self.kinds & !(15 << shift) | (u64::from(method) & 3) << shift;
+        self.begun = self.begun.wrapping_add(1);
         true
+    }
+
+    /// User space does not hear of the newest request.
+    #[inline(always)]
+    pub fn hide_newest(&mut self) {
+        self.kinds |= Self::HIDDEN << Self::shift(self.begun.wrapping_sub(1));
     }
 
     /// The oldest request's method, if there is one.
     #[must_use]
     #[inline(always)]
     pub fn first(&self) -> Option<MethodKind> {
-        if self.count == 0 {
+        if self.count() == 0 {
             return None;
         }
-        Some(match self.kinds & 3 {
+        Some(match self.kinds >> Self::shift(self.answered) & 3 {
             1 => MethodKind::Head,
             2 => MethodKind::Connect,
             _ => MethodKind::Other,
         })
     }
 
+    /// Whether there is an oldest request, and user space does not hear of it.
+    #[must_use]
+    #[inline(always)]
+    pub fn is_first_hidden(&self) -> bool {
+        self.count() != 0 && self.kinds >> Self::shift(self.answered) & Self::HIDDEN != 0
+    }
+
     /// The oldest request has its final response.
     #[inline(always)]
     pub fn pop(&mut self) {
-        self.kinds >>= 2;
-        self.count = self.count.saturating_sub(1);
+        if self.count() != 0 {
+            self.answered = self.answered.wrapping_add(1);
+        }
+    }
+
+    /// All of them were answered, as far as anybody knows.
+    #[inline(always)]
+    pub fn clear(&mut self) {
+        self.answered = self.begun;
     }
 
     /// Whether one of those that wait is a CONNECT.
     #[must_use]
     #[inline(always)]
     pub fn has_connect(&self) -> bool {
-        // The higher bit of a pair is set for no other kind.
-        self.kinds & 0xaaaa_aaaa != 0
+        // The higher bit of a method is set for no other kind.
+        self.waiting() & 0x2222_2222_2222_2222 != 0
+    }
+
+    /// How many of those that wait are hidden.
+    #[must_use]
+    #[inline(always)]
+    pub fn hidden(&self) -> u32 {
+        (self.waiting() & 0x4444_4444_4444_4444).count_ones()
+    }
+
+    /// The kinds of those that wait, in any order.
+    #[inline(always)]
+    fn waiting(&self) -> u64 {
+        // At most 15, so that the shift is less than 64.
+        let mask = (1 << Self::shift(self.count())) - 1;
+        self.kinds.rotate_right(Self::shift(self.answered)) & mask
     }
 
     /// Requests that wait.
     #[must_use]
     #[inline(always)]
     pub fn count(&self) -> u32 {
-        self.count
+        self.begun.wrapping_sub(self.answered)
     }
 }
 
@@ -294,5 +345,42 @@ mod tests {
             assert!(pending.push(0));
         }
         assert!(!pending.push(0));
+        pending.clear();
+        assert_eq!((pending.first(), pending.count()), (None, 0));
+    }
+
+    /// Against a plain queue, far beyond the places that there are.
+    #[test]
+    fn knows_which_of_them_are_hidden() {
+        let mut pending = Pending::default();
+        let mut queue = std::collections::VecDeque::new();
+        let mut random = 7_u32;
+        for _ in 0..10_000 {
+            random = random.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+            let (adds, method, hidden) = (random >> 31 == 1, random >> 29 & 3, random >> 28 & 1);
+            if adds && queue.len() < Pending::LIMIT as usize {
+                assert!(pending.push(method as u8));
+                if hidden == 1 {
+                    pending.hide_newest();
+                }
+                queue.push_back((method, hidden));
+            } else {
+                pending.pop();
+                queue.pop_front();
+            }
+            let first = queue.front().map(|(method, _)| match method {
+                1 => MethodKind::Head,
+                2 => MethodKind::Connect,
+                _ => MethodKind::Other,
+            });
+            assert_eq!(pending.first(), first);
+            assert_eq!(pending.count() as usize, queue.len());
+            let is_hidden = queue.front().is_some_and(|(_, hidden)| *hidden == 1);
+            assert_eq!(pending.is_first_hidden(), is_hidden);
+            let hidden: u32 = queue.iter().map(|(_, hidden)| hidden).sum();
+            assert_eq!(pending.hidden(), hidden);
+            let connect = queue.iter().any(|(method, _)| method & 2 != 0);
+            assert_eq!(pending.has_connect(), connect);
+        }
     }
 }

@@ -50,7 +50,12 @@ pub extern "C" fn ut_chunks(level: u32) -> u32 {
 fn follow(level: u32, work: *mut Work, socket: &mut Socket) -> u32 {
     let work = scratch::borrow(work);
     let direction = (work.direction & 1) as usize;
-    finish_block(level, work);
+    let head = work.cursor.wrapping_sub(work.block_offset);
+    if work.hides != 0 && work.ship > head {
+        // What lies behind the body may be a hidden message.
+        work.ship = head;
+    }
+    finish_block(level, work, work.cursor);
     work.block_length = 0;
     let at = work.position.wrapping_add(u64::from(work.cursor));
     let (chunks, stream) = (&mut socket.chunks, &mut socket.streams[direction]);
@@ -100,6 +105,7 @@ fn follow(level: u32, work: *mut Work, socket: &mut Socket) -> u32 {
         // The last bytes decide from here on.
         count(Counter::ChunkFramingLost);
         stream.phase = Phase::ChunkedLost as u8;
+        stream.lost = 1;
         return DONE;
     }
     if result != Step::End as u32 {
@@ -117,7 +123,7 @@ fn follow(level: u32, work: *mut Work, socket: &mut Socket) -> u32 {
     }
     // Bytes that are shipped tell it themselves.
     let begins_here = stream.message_start >= work.position;
-    if !begins_here || work.cursor > work.shipped || work.chunks.told != 0 {
+    if work.hidden == 0 && (!begins_here || work.cursor > work.shipped || work.chunks.told != 0) {
         work.chunks.told = 1;
         if !emit::message_end(work, stream.message_start) {
             work.untold = 1;

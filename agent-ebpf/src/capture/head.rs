@@ -2,14 +2,20 @@
 
 use agent_common::{
     abi::{Counter, Direction, Role, SlotKind},
-    wire::http1::{self, Framing, Pending, Phase},
+    wire::{
+        http1::{self, Framing, Phase},
+        traceparent,
+    },
 };
 
+use super::hide::{self, ut_hide};
 use super::step::{CHUNKS, DONE, MORE, lose};
 use super::unfinished::drop_saved;
 use crate::{
     conn::{self, Socket, request_flags},
-    context, decide, emit, inject,
+    context, decide, emit,
+    globals::global,
+    inject,
     maps::count,
     scratch::{self, Work},
 };
@@ -32,11 +38,12 @@ pub extern "C" fn ut_complete(level: u32) -> u32 {
         return 0;
     };
     let direction = (work.direction & 1) as usize;
-    complete(work, socket, direction)
+    complete(level, work, socket, direction)
 }
 
 #[inline(always)]
-fn complete(work: &mut Work, socket: &mut Socket, direction: usize) -> u32 {
+fn complete(level: u32, work: *mut Work, socket: *mut Socket, direction: usize) -> u32 {
+    let (work, socket) = (scratch::borrow(work), scratch::borrow(socket));
     let end = work.position.wrapping_add(u64::from(work.cursor));
     let is_request = http1::is_request(&work.head);
     let receive = work.direction == Direction::Receive as u32;
@@ -50,7 +57,15 @@ fn complete(work: &mut Work, socket: &mut Socket, direction: usize) -> u32 {
     if work.repeated != 0 && socket.streams[direction].head_end == end {
         // Offered again, because it was not accepted: the same message, the same decision.
         work.repeated = 0;
-        if is_request && socket.request.decision.position == start {
+        if work.hidden != 0 {
+            // User space has not heard of it, and does not now.
+            hide::leave_out(work, socket);
+            if is_request && socket.request.decision.position == start {
+                // For the header that it may get.
+                work.decision = socket.request.decision;
+                work.decisions = work.decisions.wrapping_add(1);
+            }
+        } else if is_request && socket.request.decision.position == start {
             work.decision = socket.request.decision;
             place_decision(work);
         }
@@ -66,6 +81,11 @@ fn complete(work: &mut Work, socket: &mut Socket, direction: usize) -> u32 {
         socket.chunks.follows = 0;
         socket.chunks.told = 0;
     }
+    if work.repeated != 0 {
+        // Something else is offered: what waits for an answer is not known exactly any more.
+        socket.streams[direction].lost = 1;
+        work.mute = 0;
+    }
     work.repeated = 0;
     let framing = if is_request {
         http1::request_framing(&work.head)
@@ -80,6 +100,9 @@ fn complete(work: &mut Work, socket: &mut Socket, direction: usize) -> u32 {
         stream.tries = 0;
     }
     if is_request {
+        if global!(HIDE_UNSAMPLED) != 0 && socket.unpaired != 0 {
+            hide::pair_again(work, socket);
+        }
         forget_answered(work, socket, direction);
         if !socket.pending.push(work.head.method) || work.decisions >= DECISIONS {
             count(Counter::DecisionsBeyondLimit);
@@ -91,12 +114,22 @@ fn complete(work: &mut Work, socket: &mut Socket, direction: usize) -> u32 {
         } else {
             decide::client(work, socket);
         }
-        place_decision(work);
+        let hidden = global!(HIDE_UNSAMPLED) != 0
+            && work.decision.trace_flags & traceparent::FLAG_SAMPLED == 0
+            && ut_hide(level) != 0;
+        if hidden {
+            work.decisions = work.decisions.wrapping_add(1);
+        } else {
+            place_decision(work);
+        }
     } else {
         if receive {
             decide::read(work, socket, true);
         }
         work.decisions = work.decisions.wrapping_add(1);
+        if work.mute != 0 {
+            hide::answer(work, socket);
+        }
     }
     let phase = match framing {
         Framing::Length => {
@@ -121,6 +154,9 @@ fn complete(work: &mut Work, socket: &mut Socket, direction: usize) -> u32 {
         }
     };
     socket.streams[direction].phase = phase as u8;
+    if matches!(framing, Framing::Unknown) {
+        socket.streams[direction].lost = 1;
+    }
     // After the end of the response: who finds no request waiting takes that for the end of the newest.
     if !is_request && !matches!(framing, Framing::Interim) {
         socket.pending.pop();
@@ -135,6 +171,8 @@ fn complete(work: &mut Work, socket: &mut Socket, direction: usize) -> u32 {
             && socket.streams[direction].message_end <= offered;
         if over {
             finish_request(work.sk, socket);
+        } else if global!(HIDE_UNSAMPLED) != 0 && global!(PAGES_SEEN) == 0 && work.hidden != 0 {
+            work.awaits = 1;
         }
     }
     match framing {
@@ -164,9 +202,10 @@ fn forget_answered(work: &Work, socket: &mut Socket, direction: usize) {
             count(Counter::HeadsUnseen);
             lose(other);
         }
-        socket.pending = Pending::default();
+        socket.pending.clear();
     } else if !is_sent && is_known && work.turned != 0 {
-        socket.pending = Pending::default();
+        other.lost = 1;
+        socket.pending.clear();
     }
 }
 

@@ -10,6 +10,7 @@ mod block;
 mod carried;
 mod chunks;
 mod head;
+mod hide;
 mod lines;
 mod ship;
 mod state;
@@ -30,6 +31,7 @@ use self::{
     block::{keep_tail, place},
     chunks::ut_chunks,
     head::{finish_request, ut_complete},
+    hide::{ut_await, ut_cut},
     ship::{finish_block, ut_snapshot},
     state::ut_keep_state,
     step::{CHUNKS, COMPLETE, DONE, FRESH, ut_step},
@@ -46,7 +48,7 @@ use crate::{
 };
 
 /// Blocks and messages of one segment that are looked at.
-const STEPS: u32 = 20;
+const STEPS: u32 = 26;
 
 /// Handles the send or receive that the level's [`Work`] describes.
 ///
@@ -90,6 +92,10 @@ pub extern "C" fn ut_segment(level: u32) -> u32 {
         ut_adopt(level);
     }
     observe(work, socket);
+    work.hides = socket.hides;
+    if global!(HIDE_UNSAMPLED) != 0 && work.hides != 0 {
+        hide::begin(work, socket);
+    }
     if socket.policy == PolicyKind::Ignore as u8 {
         return 0;
     }
@@ -103,6 +109,9 @@ pub extern "C" fn ut_segment(level: u32) -> u32 {
     work.wants_snapshot = 0;
     follow(level, work, turn);
     socket.dropped = work.dropped;
+    if global!(HIDE_UNSAMPLED) != 0 {
+        hide::end(level, work, socket);
+    }
     let direction = (work.direction & 1) as usize;
     let phase = socket.streams[direction].phase;
     if phase == Phase::ChunkedLost as u8 || phase == Phase::Turn as u8 || work.untold != 0 {
@@ -157,6 +166,17 @@ fn observe(work: &mut Work, socket: &mut Socket) {
     if receive || counts_asked {
         own.state.position = own.state.position.wrapping_add(length);
     }
+    work.hidden = 0;
+    work.behind = 0;
+    work.hidden_to = 0;
+    work.hid = 0;
+    work.unpaired = socket.unpaired;
+    work.hiding_told = 0;
+    work.hiding_lost = if socket.hiding_lost == socket.hiding_told {
+        0
+    } else {
+        socket.hiding_lost
+    };
 }
 
 /// The loop over the messages of a segment.
@@ -180,6 +200,9 @@ fn follow(level: u32, work: *mut Work, turn: bool) {
     work.turned = work.turn;
     work.value_at = GONE;
     work.releases = 0;
+    work.mute = 0;
+    work.cut = 0;
+    work.awaits = 0;
     for _ in 0..STEPS {
         // Called from here and not from within the step: the kernel adds up the stacks of all nested calls.
         let mut result = ut_step(level);
@@ -198,6 +221,9 @@ fn follow(level: u32, work: *mut Work, turn: bool) {
                 }
             }
         }
+        if global!(HIDE_UNSAMPLED) != 0 && work.cut != 0 {
+            ut_cut(level);
+        }
         if result == CHUNKS {
             result = ut_chunks(level);
         }
@@ -211,5 +237,8 @@ fn follow(level: u32, work: *mut Work, turn: bool) {
     if global!(INJECT) != 0 && work.releases != 0 {
         ut_release(level);
     }
-    finish_block(level, work);
+    finish_block(level, work, work.length);
+    if global!(HIDE_UNSAMPLED) != 0 && work.awaits != 0 {
+        ut_await(level);
+    }
 }

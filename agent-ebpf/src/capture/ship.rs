@@ -96,19 +96,19 @@ pub(super) fn ship_again(level: u32, work: *mut Work, length: u32) {
     work.ship = work.block_length;
 }
 
-/// Writes the block under construction, when there is something to ship.
+/// Writes the block under construction, when there is something to ship. It speaks of the segment's bytes up to `to`, behind which another record may follow.
 #[inline(always)]
-pub(super) fn finish_block(level: u32, work: *mut Work) {
+pub(super) fn finish_block(level: u32, work: *mut Work, to: u32) {
     let work = scratch::borrow(work);
-    let mut continued = work.record_flags & segment_flags::CONTINUED;
     if work.ship != 0 || work.record_flags & segment_flags::POLICY_LIMIT != 0 {
+        let end = work.block_offset.wrapping_add(work.ship);
+        work.told_length = if to > end { to } else { end };
         ut_emit_segment(level);
-        work.shipped = work.block_offset.wrapping_add(work.ship);
-        continued = segment_flags::CONTINUED;
+        work.shipped = end;
     }
     work.ship = 0;
     work.slot = SlotKind::None as u32;
     work.head_length = 0;
     work.unreadable = 0;
-    work.record_flags = continued;
+    work.record_flags = 0;
 }

@@ -14,6 +14,7 @@ use agent_common::{
 use super::{
     block::ut_read_block,
     carried::ut_carried,
+    hide::ut_mute,
     lines::{outcome, ut_find_lines, ut_judge, ut_traceparent},
     ship::{BEHIND_HEAD, DETECT, finish_block, ship_again, unknown, want_snapshot},
     state::ut_take_state,
@@ -96,7 +97,9 @@ fn step(level: u32, scratch: *mut Scratch, socket: &mut Socket) -> u32 {
         Step::Chunks => return CHUNKS,
         Step::Again(length) => {
             let work = &mut scratch.work;
-            ship_again(level, work, length);
+            if work.hidden == 0 {
+                ship_again(level, work, length);
+            }
             let behind = work.cursor.wrapping_add(length);
             if conn::follows(&socket.chunks, direction) && behind < work.length {
                 work.cursor = behind;
@@ -121,16 +124,37 @@ fn step(level: u32, scratch: *mut Scratch, socket: &mut Socket) -> u32 {
             work.head = Head::default();
             work.kept.length = 0;
             work.message_start = work.position.wrapping_add(u64::from(work.cursor));
+            if work.repeated != 0 {
+                work.mute = work.hidden;
+            } else if global!(HIDE_UNSAMPLED) != 0
+                && socket.hides | work.hides != 0
+                && may_be_hidden(work, socket)
+                && ut_mute(level) != 0
+            {
+                return MORE;
+            }
         }
         Step::Continue => {
             if scratch.work.continued == FRESH && !restore(scratch, socket, direction) {
                 lose(&mut socket.streams[direction]);
                 return DONE;
             }
+            if scratch.work.continued == RESTORED {
+                scratch.work.mute = scratch.work.hidden;
+            }
         }
     }
     scratch.work.turn = 0;
     scan_step(level, scratch, socket, direction)
+}
+
+/// Whether the message that begins has to be judged: it is a response, or a place was lost.
+#[inline(always)]
+fn may_be_hidden(work: &Work, socket: &Socket) -> bool {
+    let sends = work.direction == Direction::Send as u32;
+    let answers = (socket.role == Role::Server as u8) == sends;
+    let [received, sent] = &socket.streams;
+    u8::from(answers) | received.lost | sent.lost != 0
 }
 
 /// Where the segment's next byte stands in its stream.
@@ -223,6 +247,7 @@ fn next(work: &mut Work, socket: &mut Socket) -> Step {
 pub(super) fn lose(stream: &mut Stream) {
     stream.phase = Phase::Turn as u8;
     stream.tries = 0;
+    stream.lost = 1;
 }
 
 /// Loads the next block where it is needed, scans it, and acts on the outcome. False when the segment is dealt with.
@@ -232,7 +257,7 @@ fn scan_step(level: u32, scratch: *mut Scratch, socket: &mut Socket, direction: 
     let work = &mut scratch.work;
     let block_end = work.block_offset.wrapping_add(work.block_length);
     if work.block_length == 0 || work.cursor >= block_end {
-        finish_block(level, work);
+        finish_block(level, work, work.cursor);
         work.block_offset = work.cursor;
         let wanted = work.length.wrapping_sub(work.cursor);
         let limit = scan::BLOCK as u32;
@@ -263,9 +288,8 @@ fn scan_step(level: u32, scratch: *mut Scratch, socket: &mut Socket, direction: 
     let block_end = work.block_offset.wrapping_add(work.block_length);
     match result {
         outcome::MORE => {
-            work.ship = work.block_length;
+            work.ship = if work.mute == 0 { work.block_length } else { 0 };
             work.cursor = block_end;
-
             if work.head.length > HEAD_LIMIT || work.unreadable != 0 {
                 count(Counter::HeadsUnseen);
                 drop_saved(work, stream, direction);
@@ -318,6 +342,7 @@ fn scan_step(level: u32, scratch: *mut Scratch, socket: &mut Socket, direction: 
 #[inline(always)]
 fn refuse(work: &mut Work, socket: &mut Socket, direction: usize) {
     work.record_flags &= !segment_flags::MESSAGE_START;
+    socket.streams[direction].lost = 1;
     if socket.streams[direction].phase == Phase::ChunkedLost as u8 {
         work.ship = 0;
         return;

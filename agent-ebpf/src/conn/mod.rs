@@ -3,9 +3,10 @@
 //! Input: socks. Output: entries of `SOCKETS`, and `Open` and `Close` records. What a segment's bytes mean is [`crate::capture`].
 
 mod socket;
+mod told;
 
 use agent_common::{
-    abi::{Close, CloseReason, Counter, Direction, Kind, Open, Origin, PolicyKind, Role},
+    abi::{CloseReason, Counter, Direction, Kind, Open, Origin, PolicyKind, Role},
     wire::{
         chunked::Chunks,
         http1::{Pending, Phase},
@@ -16,7 +17,10 @@ use aya_ebpf::{
     maps::lpm_trie::Key,
 };
 
-pub(crate) use self::socket::{Request, Socket, Stream, flags, follows, request_flags};
+pub(crate) use self::{
+    socket::{Request, Socket, Stream, flags, follows, request_flags},
+    told::{state_of, stop_at_hidden, tell_state},
+};
 use crate::{
     context, emit,
     globals::{fault, faulty, global},
@@ -28,7 +32,7 @@ use crate::{
     log,
     maps::{HEADS, PORTS, SOCKETS, TRUSTED, count},
     option,
-    scratch::{HeadKey, Scratch, State},
+    scratch::{HeadKey, Scratch},
 };
 
 /// A connection id: never reused, made without an atomic.
@@ -95,6 +99,11 @@ pub(crate) fn stage<'a>(scratch: &'a mut Scratch, origin: Origin, role: Role) ->
     socket.origin = origin as u8;
     socket.last_direction = 2;
     socket.limit = 0;
+    socket.hides = 0;
+    socket.hiding_lost = 0;
+    socket.hiding_told = 0;
+    socket.unpaired = 0;
+    socket.hidden_counted = 0;
     socket.inserted = 0;
     socket.planned = 0;
     socket.handover_position = 0;
@@ -303,24 +312,8 @@ pub(crate) fn tell_close(sk: u64, socket: &mut Socket, reason: CloseReason) {
     if socket.flags & (flags::OPENED | flags::CLOSE_TOLD) != flags::OPENED {
         return;
     }
-    let error = sock::error(sk);
-    let reason = if error != 0 && matches!(reason, CloseReason::Closed) {
-        CloseReason::Error
-    } else {
-        reason
-    };
-    let written = emit::record(&Close {
-        header: emit::header(Kind::Close, size_of::<Close>(), now(), socket.connection),
-        sent: emit::state(&state_of(&socket.streams[Direction::Send as usize])),
-        received: emit::state(&state_of(&socket.streams[Direction::Receive as usize])),
-        closed_ns: socket.closed_ns,
-        error,
-        dropped: socket.dropped,
-        reason: reason as u8,
-        reserved: [0; 7],
-    });
     // Else the end of the socket is another chance.
-    if written {
+    if told::write_close(sk, socket, reason) {
         socket.flags |= flags::CLOSE_TOLD;
         socket.policy = PolicyKind::Ignore as u8;
     }
@@ -348,20 +341,6 @@ pub(crate) fn close(sk: u64, reason: CloseReason) {
         }
     }
     let _ = SOCKETS.remove(sk);
-}
-
-/// What a direction has seen; the tail only where it belongs to the position, and all ones inside a chunked body that is followed.
-#[inline(always)]
-pub(crate) fn state_of(stream: &Stream) -> State {
-    let mut state = stream.state;
-    // Nobody shall take it for the end of a body there: that is told by a record. Without branches, which would cost more stack than there is.
-    let followed = u64::from(stream.phase == Phase::Chunked as u8).wrapping_neg();
-    let known = u64::from(stream.tail_end == state.position).wrapping_neg();
-    state.tail = [
-        state.tail[0] & known | followed,
-        state.tail[1] & known | followed,
-    ];
-    state
 }
 
 /// Brings both positions up to the sequence numbers.

@@ -108,7 +108,17 @@ pub(crate) struct Stream {
     pub(crate) detected: u8,
     /// 1: the newest message begins where the one before it ended.
     pub(crate) proven: u8,
-    pub(crate) reserved: [u8; 4],
+    /// 1: the newest message is hidden, see [`crate::capture`].
+    pub(crate) hidden: u8,
+    /// 1: the place in the stream was lost, and hidden messages with it.
+    pub(crate) lost: u8,
+    pub(crate) reserved: [u8; 2],
+    /// First byte of the hidden messages.
+    pub(crate) hidden_from: u64,
+    /// Where the first message behind them begins that was told.
+    pub(crate) hidden_to: u64,
+    /// Time of the last segment before them.
+    pub(crate) hidden_time_ns: u64,
 }
 
 /// Value of `SOCKETS`.
@@ -128,6 +138,15 @@ pub(crate) struct Socket {
     pub(crate) last_direction: u8,
     /// Bytes that the policy captures.
     pub(crate) limit: u32,
+    /// 1: it is known which messages are hidden.
+    pub(crate) hides: u32,
+    /// How often it was not known any more, and of which of these times user space has been told.
+    pub(crate) hiding_lost: u32,
+    pub(crate) hiding_told: u32,
+    /// 1: no message belongs for certain to another one, until a request begins while none waits.
+    pub(crate) unpaired: u32,
+    /// 1: what was hidden at the end of the connection is counted.
+    pub(crate) hidden_counted: u32,
     /// Bytes of ours among those sent: positions do not count them, `write_seq` does.
     pub(crate) inserted: u32,
     /// Bytes of ours that the send under way is to get.

@@ -1,12 +1,12 @@
 //! Positions for user space, on demand: a program that is attached nowhere and run by BPF_PROG_TEST_RUN (raw tracepoints: since Linux 5.10).
 
-use agent_common::abi::{Direction, LIVE_BATCH};
+use agent_common::abi::{Direction, LIVE_BATCH, LiveRequest};
 use aya_ebpf::{macros::raw_tracepoint, programs::RawTracePointContext};
 
 use crate::{
     capture,
-    conn::{self, flags},
-    context, emit, inject,
+    conn::{self, flags, request_flags},
+    context, inject,
     kernel::sock,
     maps::LIVE,
 };
@@ -45,12 +45,13 @@ pub extern "C" fn ut_answer(index: u32) -> u32 {
             conn::unwrap(socket, sk, sock::write_seq(sk), sock::copied_seq(sk));
         }
         capture::settle(sk, socket);
-        request.sent = emit::state(&conn::state_of(&socket.streams[Direction::Send as usize]));
-        request.received = emit::state(&conn::state_of(
-            &socket.streams[Direction::Receive as usize],
-        ));
-        request.found = 1;
+        conn::tell_state(&raw mut request.sent, socket, Direction::Send, false);
+        conn::tell_state(&raw mut request.received, socket, Direction::Receive, true);
         context::expire(sk, socket, conn::now());
+        request.found = 1;
+        if socket.request.flags & request_flags::OPEN != 0 {
+            request.found |= LiveRequest::IS_OPEN;
+        }
     }
     1
 }

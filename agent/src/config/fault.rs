@@ -88,6 +88,8 @@ faults! {
     InjectOlderOverLimit = "inject-older-over-limit";
     /// `RULES` has room for one process.
     RulesFull = "rules-full";
+    /// Messages of unsampled traces are shipped like others.
+    NothingHidden = "nothing-hidden";
     /// `INJECTIONS` has room for one connection.
     InjectionsFull = "injections-full";
     /// `STATES` has room for one request.

@@ -22,6 +22,10 @@ pub trait Reader {
     /// The next `length` bytes passed unseen, the last of them at `time_ns`.
     fn skip(&mut self, position: u64, length: u64, time_ns: u64);
 
+    /// The next `length` bytes are the rest of a message, where one is under way, and whole messages of which nothing is told; before them a byte
+    /// passed at `time_ns`.
+    fn hide(&mut self, position: u64, length: u64, time_ns: u64);
+
     /// Whether bytes up to `to` may be skipped without losing anything.
     fn tolerates(&self, to: u64) -> bool;
 }
@@ -31,7 +35,7 @@ pub trait Reader {
 pub struct Piece<'a> {
     /// Position of its first byte.
     pub position: u64,
-    /// Bytes asked or read, captured or not.
+    /// Bytes asked or read of which it speaks, captured or not.
     pub length: u64,
     /// The captured prefix.
     pub payload: &'a [u8],
@@ -41,8 +45,8 @@ pub struct Piece<'a> {
     pub process: ProcessKey,
     /// Whether a message begins at `position`.
     pub starts: Start,
-    /// It is a further record of the same send or receive.
-    pub continued: bool,
+    /// What no record covered before it are hidden messages; the time of the byte before them.
+    pub behind_hidden: Option<u64>,
 }
 
 /// Whether the kernel proved that a message begins with a piece.
@@ -58,15 +62,10 @@ pub enum Start {
 }
 
 impl Piece<'_> {
-    /// Position behind its last byte; behind the captured ones for a further record: the first one told the length.
+    /// Position behind its last byte.
     #[must_use]
     pub const fn end(&self) -> u64 {
-        let length = if self.continued {
-            self.payload.len() as u64
-        } else {
-            self.length
-        };
-        self.position.saturating_add(length)
+        self.position.saturating_add(self.length)
     }
 }
 
@@ -86,6 +85,7 @@ struct Pending {
 struct Block {
     position: u64,
     starts: Start,
+    behind_hidden: Option<u64>,
     /// Where in the payload they begin.
     from: usize,
     to: usize,
@@ -194,6 +194,9 @@ impl Stream {
     pub fn receive(&mut self, piece: &Piece<'_>, reader: &mut impl Reader) -> bool {
         self.begin(piece.position);
         self.reached = self.reached.max(piece.end());
+        if let Some(time_ns) = piece.behind_hidden {
+            self.pass_hidden(piece.position, time_ns, reader);
+        }
         let fresh = self.read(
             piece.position,
             piece.payload,
@@ -229,7 +232,10 @@ impl Stream {
         self.reached = self.reached.max(piece.end());
         // Records of one send have one time; another send offers anew whatever was not accepted.
         let same = |pending: &Pending| pending.time_ns == piece.time_ns;
+        let mut behind_hidden = piece.behind_hidden;
         if !self.pending.as_ref().is_some_and(same) {
+            // What was hidden before it is told once.
+            behind_hidden = behind_hidden.or_else(|| self.hidden_before(piece.position));
             self.drop_pending(buffers);
         }
         let pending = self.pending.get_or_insert_with(|| {
@@ -249,6 +255,7 @@ impl Stream {
         pending.blocks.push(Block {
             position: piece.position,
             starts: piece.starts,
+            behind_hidden,
             from,
             to: pending.payload.len(),
         });
@@ -259,6 +266,13 @@ impl Stream {
             self.settle(piece.end(), reader);
         }
         true
+    }
+
+    /// Whether what waits at `position` stands behind hidden messages, and the time of the byte before those.
+    fn hidden_before(&self, position: u64) -> Option<u64> {
+        let blocks = &self.pending.as_ref()?.blocks;
+        let block = blocks.iter().find(|block| block.position == position)?;
+        block.behind_hidden
     }
 
     /// A record tells what had passed; whether the reader is to be told something ([`Stream::tell`]).
@@ -352,6 +366,9 @@ impl Stream {
             let count = usize::try_from(accepted - block.position).unwrap_or(usize::MAX);
             let bytes = bytes.get(..count).unwrap_or(bytes);
             let (time_ns, process) = (pending.time_ns, pending.process);
+            if let Some(time_ns) = block.behind_hidden {
+                self.pass_hidden(block.position, time_ns, reader);
+            }
             self.read(
                 block.position,
                 bytes,
@@ -366,6 +383,14 @@ impl Stream {
             buffers.give(pending.payload, pending.blocks);
         } else {
             self.pending = Some(pending);
+        }
+    }
+
+    /// Passes the hidden messages before `position`, of which nothing but that is known.
+    fn pass_hidden(&mut self, position: u64, time_ns: u64, reader: &mut impl Reader) {
+        if position > self.next {
+            reader.hide(self.next, position - self.next, time_ns);
+            self.next = position;
         }
     }
 

@@ -81,6 +81,7 @@ pub fn decode(record: &[u8]) -> Result<Event<'_>, Refused> {
         Kind::Release => Event::Release(view(record).ok_or(length)?),
         Kind::MessageEnd => Event::MessageEnd(view(record).ok_or(length)?),
         Kind::Retransmit => Event::Retransmit(view(record).ok_or(length)?),
+        Kind::Await => Event::Await(view(record).ok_or(length)?),
     })
 }
 
@@ -158,7 +159,7 @@ pub(super) mod tests {
             Kind::Exec => size_of::<abi::Exec>(),
             Kind::Exit => size_of::<abi::Exit>(),
             Kind::Fork => size_of::<abi::Fork>(),
-            Kind::Release => size_of::<Header>(),
+            Kind::Release | Kind::Await => size_of::<Header>(),
             Kind::MessageEnd => size_of::<abi::MessageEnd>(),
             Kind::Retransmit => size_of::<abi::Retransmit>(),
         }
@@ -198,6 +199,7 @@ pub(super) mod tests {
             Kind::Release,
             Kind::MessageEnd,
             Kind::Retransmit,
+            Kind::Await,
         ])
     }
 

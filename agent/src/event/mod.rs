@@ -35,6 +35,8 @@ pub enum Event<'a> {
     MessageEnd(&'a abi::MessageEnd),
     /// TCP sent bytes again.
     Retransmit(&'a abi::Retransmit),
+    /// The kernel wants to be asked for the positions of the connection that it names.
+    Await(&'a abi::Header),
 }
 
 /// CLOCK_MONOTONIC and real time, read together.

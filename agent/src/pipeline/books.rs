@@ -57,6 +57,7 @@ pub(super) fn discrepancies(counters: &Counters, tally: Tally, open: Open) -> Ve
             ("parsed", counters.stream_bytes.get()),
             ("passed over", counters.stream_passed_bytes.get()),
             ("gaps", counters.stream_gap_bytes.get()),
+            ("hidden", counters.stream_hidden_bytes.get()),
             ("not told yet", open.lag),
         ],
     );
@@ -118,8 +119,9 @@ mod tests {
         counters.stream_bytes.add(70);
         counters.stream_passed_bytes.add(20);
         counters.stream_gap_bytes.add(4);
+        counters.stream_hidden_bytes.add(2);
         let tally = Tally {
-            distance: 90,
+            distance: 92,
             ..Tally::default()
         };
         let lines = |distance, lag| {
@@ -134,7 +136,7 @@ mod tests {
         assert_eq!(
             lines(10, 5),
             [
-                "bytes that passed 100 is not 99: parsed 70 + passed over 20 + gaps 4 + not told yet 5"
+                "bytes that passed 102 is not 101: parsed 70 + passed over 20 + gaps 4 + hidden 2 + not told yet 5"
             ]
         );
         assert_eq!(lines(11, 6).len(), 1);

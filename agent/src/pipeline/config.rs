@@ -12,6 +12,8 @@ use crate::{
 pub struct PipelineConfig {
     /// Seed of the ids of messages that the kernel did not decide: a recording carries it.
     pub seed: u64,
+    /// Ask for the positions of connections that rest, now and then: the kernel then closes open requests that it hides and nobody answers.
+    pub asks_resting: bool,
     /// Connections followed at one time.
     pub connections: usize,
     /// Bytes buffered over all connections: cut heads, unconfirmed sends, open exchanges, records held for order.
@@ -42,6 +44,7 @@ impl Default for PipelineConfig {
     fn default() -> Self {
         Self {
             seed: 0,
+            asks_resting: false,
             connections: 65_536,
             buffered_bytes: 32 << 20,
             parents: 65_536,

@@ -328,11 +328,12 @@ impl Core {
                 Context::undecided(exchange, &mut self.ids, thresholds, trusted)
             }
         };
-        if context.rejected.is_some() {
-            self.counters.links_rejected.increment();
-        }
         let clock = self.clocks.of(&context.trace_id);
         if self.keeps(&context) {
+            // Parents of unsampled ones may have been hidden by the kernel.
+            if context.rejected.is_some() {
+                self.counters.links_rejected.increment();
+            }
             let parts = span::http::Parts {
                 exchange,
                 kind,

@@ -9,6 +9,12 @@ use crate::{
     telemetry::Counters,
 };
 
+/// Whose bytes nobody looks at.
+const NOBODY: ProcessKey = ProcessKey {
+    tgid: 0,
+    start_ns: 0,
+};
+
 /// The protocol of a connection.
 pub(super) enum Speech {
     /// Nobody has judged it.
@@ -26,6 +32,8 @@ pub(super) struct Feed<'a> {
     pub(super) direction: Direction,
     /// Nothing has been read of either stream, and both are followed from their beginning.
     pub(super) untouched: bool,
+    /// Where the first message begins of which anything is told.
+    pub(super) begins: u64,
     pub(super) starting: Option<bool>,
     pub(super) items: &'a mut Vec<Item>,
     pub(super) parsers: &'a ParserConfig,
@@ -35,7 +43,7 @@ pub(super) struct Feed<'a> {
 impl Feed<'_> {
     /// Judges the first bytes of a message on a connection that nobody follows.
     fn judge(&mut self, mark: Mark, bytes: &[u8]) {
-        let first = self.untouched && mark.position == 0;
+        let first = self.untouched && mark.position == self.begins;
         if !first && self.starting.is_none() {
             return;
         }
@@ -118,12 +126,25 @@ impl Reader for Feed<'_> {
             let mark = Mark {
                 position,
                 time_ns,
-                process: ProcessKey {
-                    tgid: 0,
-                    start_ns: 0,
-                },
+                process: NOBODY,
             };
             parser.skip(side, mark, length, self.items);
+        }
+    }
+
+    fn hide(&mut self, position: u64, length: u64, time_ns: u64) {
+        self.counters.stream_hidden_bytes.add(length);
+        if position == self.begins {
+            self.begins = position.saturating_add(length);
+        }
+        if let Speech::Parsed(parser, requests) = self.speech {
+            let side = side_of(self.direction, *requests);
+            let mark = Mark {
+                position,
+                time_ns,
+                process: NOBODY,
+            };
+            parser.hide(side, mark, length, self.items);
         }
     }
 

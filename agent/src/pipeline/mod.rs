@@ -34,6 +34,9 @@ const CLOSED_REMEMBERED: usize = 256;
 /// How long a process's facts outlive it, and how long after its end its connections are expected to be closed.
 const EXITED_NS: u64 = 5_000_000_000;
 
+/// Ticks within which every connection is asked for that rests (see [`PipelineConfig::asks_resting`]): a minute.
+const ASK_TICKS: u32 = 600;
+
 /// Events in, spans out.
 #[derive(Debug)]
 pub struct Pipeline {
@@ -44,6 +47,8 @@ pub struct Pipeline {
     spare: Vec<(u32, u64)>,
     closed: VecDeque<u64>,
     exited: VecDeque<(u64, ProcessKey)>,
+    /// The slot behind the last one that was asked for because it rests.
+    asked_to: u32,
     core: Core,
 }
 
@@ -57,6 +62,7 @@ impl Pipeline {
             spare: Vec::new(),
             closed: VecDeque::new(),
             exited: VecDeque::new(),
+            asked_to: 0,
             core: Core::new(config, counters),
         }
     }
@@ -146,6 +152,7 @@ impl Pipeline {
             }
             Event::MessageEnd(end) => self.message_end(end),
             Event::Retransmit(record) => self.retransmit(record),
+            Event::Await(header) => self.await_end(header.connection),
             Event::Exec(_) | Event::Fork(_) | Event::Release(_) => {}
         }
     }
@@ -212,6 +219,16 @@ impl Pipeline {
         Self::list(slot, tracked, &mut self.active);
     }
 
+    /// The kernel cannot see the end of something on this connection, of which it tells nothing: it will when it is asked for positions.
+    fn await_end(&mut self, connection: u64) {
+        if let Some(slot) = self.connections.find(connection)
+            && let Some(tracked) = self.connections.get_mut(slot)
+        {
+            tracked.awaits_end = true;
+            Self::list(slot, tracked, &mut self.active);
+        }
+    }
+
     fn retransmit(&mut self, record: &abi::Retransmit) {
         let counters = &self.core.counters;
         counters.retransmissions.increment();
@@ -245,6 +262,9 @@ impl Pipeline {
     fn tick(&mut self, now_ns: u64) {
         self.core.tick(now_ns);
         self.suspect_connections_of_the_exited(now_ns);
+        if self.core.config.asks_resting {
+            self.ask_resting();
+        }
         let mut active = std::mem::take(&mut self.active);
         self.active = std::mem::take(&mut self.spare);
         for (slot, id) in active.drain(..) {
@@ -282,6 +302,25 @@ impl Pipeline {
         for slot in self.connections.slots() {
             if let Some(tracked) = self.connections.get_mut(slot)
                 && gone.binary_search(&tracked.process()).is_ok()
+            {
+                tracked.suspected = true;
+                Self::list(slot, tracked, &mut self.active);
+            }
+        }
+    }
+
+    /// Has some of the connections asked for that nobody would ask for otherwise: all of them within [`ASK_TICKS`].
+    fn ask_resting(&mut self) {
+        let slots = self.connections.slots();
+        let first = if self.asked_to < slots.end {
+            self.asked_to
+        } else {
+            slots.start
+        };
+        self.asked_to = slots.end.min(first + slots.end / ASK_TICKS + 1);
+        for slot in first..self.asked_to {
+            if let Some(tracked) = self.connections.get_mut(slot)
+                && tracked.may_serve()
             {
                 tracked.suspected = true;
                 Self::list(slot, tracked, &mut self.active);

@@ -33,6 +33,8 @@ pub struct Kernel {
     pub(super) btf_bytes: Vec<u8>,
     /// Arguments of `inet_csk_accept`: 4 before Linux 6.10, then 2. Its program finds the result behind them.
     accept_arguments: u32,
+    /// Sends of files and pages call the same function as any other: since Linux 6.5.
+    pages_seen: bool,
     /// 1 where a helper gives the running task with its type: since Linux 5.11.
     typed_task: u32,
 }
@@ -66,6 +68,7 @@ impl Kernel {
         }
         let accept = types.function("inet_csk_accept");
         let accept_arguments = accept.map_or(0, |prototype| prototype.args.len() as u32);
+        let pages_seen = types.function("inet_sendpage").is_none();
         let typed_task = u32::from(types.function("bpf_get_current_task_btf").is_some());
         Ok(Self {
             features,
@@ -73,6 +76,7 @@ impl Kernel {
             plan,
             btf_bytes,
             accept_arguments,
+            pages_seen,
             typed_task,
         })
     }
@@ -125,6 +129,7 @@ impl Kernel {
         Settings::from_offsets(&self.offsets)
             .with("N_ARGS_ACCEPT", Value::U32(self.accept_arguments))
             .with("TYPED_TASK", Value::U32(self.typed_task))
+            .with("PAGES_SEEN", Value::U32(u32::from(self.pages_seen)))
             .with(
                 "PREEMPTIBLE",
                 Value::U32(u32::from(self.plan.needs(Feature::Spares))),

@@ -93,6 +93,10 @@ impl Settings {
                     Value::U32(u32::from(!config.service_rules.is_empty())),
                 ),
                 (
+                    "HIDE_UNSAMPLED",
+                    Value::U32(u32::from(!config.faults.contains(&Fault::NothingHidden))),
+                ),
+                (
                     "SAMPLE_LIMITED",
                     Value::U32(u32::from(config.sample_rate.is_some())),
                 ),

@@ -131,6 +131,13 @@ pub trait Parser: Send {
     /// `length` bytes from `mark.position` passed without being captured; `mark.time_ns` is the time of the last one.
     fn skip(&mut self, side: Side, mark: Mark, length: u64, items: &mut Vec<Item>);
 
+    /// `length` bytes from `mark.position` are the rest of the message under way, if there is one, and whole messages of which nothing is told; the
+    /// answers to hidden requests are hidden as well. `mark.time_ns` is the time of the byte before them.
+    fn hide(&mut self, side: Side, mark: Mark, length: u64, items: &mut Vec<Item>);
+
+    /// Which of the messages that follow belong to hidden ones is not known: nothing is paired until a request begins at a turn.
+    fn unpair(&mut self, items: &mut Vec<Item>);
+
     /// Nothing of this side is under way beyond `state.position`, and everything up to there was passed on. `turn`: a message of the other side
     /// begins now; otherwise the side has been quiet for some time.
     fn rest(&mut self, side: Side, state: &StreamState, turn: bool, items: &mut Vec<Item>);

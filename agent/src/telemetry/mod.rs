@@ -71,6 +71,8 @@ counters! {
     stream_passed_bytes;
     /// Bytes known to have passed whose content was wanted and not seen.
     stream_gap_bytes;
+    /// Bytes of messages of unsampled traces of which the kernel told nothing, where something is told behind them.
+    stream_hidden_bytes;
     /// Segments dropped because they came too late or twice.
     segments_stale;
     /// Retransmissions read from the kernel.

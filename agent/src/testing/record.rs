@@ -114,7 +114,7 @@ pub fn encoded(event: Event<'_>) -> Vec<u8> {
         Event::Exec(record) => record.as_bytes().to_vec(),
         Event::Exit(record) => record.as_bytes().to_vec(),
         Event::Fork(record) => record.as_bytes().to_vec(),
-        Event::Release(record) => record.as_bytes().to_vec(),
+        Event::Release(record) | Event::Await(record) => record.as_bytes().to_vec(),
         Event::MessageEnd(record) => record.as_bytes().to_vec(),
         Event::Retransmit(record) => record.as_bytes().to_vec(),
     }

@@ -24,6 +24,8 @@ pub struct Socket {
     role: Role,
     process: ProcessKey,
     states: [StreamState; 2],
+    /// Bytes of hidden messages behind that.
+    hidden: [u64; 2],
     dropped: u32,
     /// The next record's time, CLOCK_MONOTONIC nanoseconds; each one takes a millisecond.
     pub now_ns: u64,
@@ -42,6 +44,7 @@ impl Socket {
             role,
             process: PROCESS,
             states: [StreamState::default(); 2],
+            hidden: [0; 2],
             dropped: 0,
             now_ns: 1_000 * MILLISECOND,
             capture_limit: usize::MAX,
@@ -116,6 +119,11 @@ impl Socket {
         self.in_ranges(Direction::Send, bytes, ranges)
     }
 
+    /// The process reads bytes of which these ranges are written, each as a record; the first one is given back.
+    pub fn receive_ranges(&mut self, bytes: &[u8], ranges: &[Range<usize>]) -> &mut Segment {
+        self.in_ranges(Direction::Receive, bytes, ranges)
+    }
+
     fn in_blocks(&mut self, direction: Direction, bytes: &[u8], block: usize) -> &mut Segment {
         let ranges: Vec<_> = (0..bytes.len())
             .step_by(block)
@@ -133,14 +141,13 @@ impl Socket {
         let first = self.records.len();
         let segment = *self.transfer(direction, bytes, bytes.len());
         self.records.truncate(first);
-        for range in ranges {
+        for (n, range) in ranges.iter().enumerate() {
+            // Each speaks of what lies before the next one.
+            let end = ranges.get(n + 1).map_or(bytes.len(), |next| next.start);
             let mut next = segment;
             next.header.position += range.start as u64;
-            next.length -= range.start as u32;
+            next.length = (end - range.start) as u32;
             next.captured = range.len() as u32;
-            if self.records.len() > first {
-                next.header.flags |= segment_flags::CONTINUED;
-            }
             self.records.push(Record {
                 fixed: Fixed::Segment(next),
                 payload: bytes[range.clone()].to_vec(),
@@ -158,6 +165,12 @@ impl Socket {
     /// Bytes pass of a chunked body whose lines the kernel follows: no record is written, and the last bytes are not told.
     pub fn pass_followed(&mut self, direction: Direction, length: u64) {
         self.pass(direction, length, &[0xff; 16]);
+    }
+
+    /// Whole messages pass that the kernel hides: the next record of this direction says so, and nothing else does.
+    pub fn hide(&mut self, direction: Direction, length: u64) {
+        self.hidden[direction as usize] += length;
+        self.now_ns += MILLISECOND;
     }
 
     /// The last record is lost to a full ring buffer.
@@ -247,9 +260,13 @@ impl Socket {
 
     fn transfer(&mut self, direction: Direction, bytes: &[u8], accepted: usize) -> &mut Segment {
         let own = self.states[direction as usize];
+        let hidden = std::mem::take(&mut self.hidden[direction as usize]);
         let captured = bytes.len().min(self.capture_limit);
         let mut segment = Segment::new_zeroed();
-        segment.header = self.header(Kind::Segment, own.position, 0);
+        segment.header = self.header(Kind::Segment, own.position + hidden, 0);
+        if hidden > 0 {
+            segment.header.flags = segment_flags::HIDDEN_BEFORE | segment_flags::MESSAGE_START;
+        }
         segment.pid_tgid = self.pid_tgid();
         segment.process_start_ns = self.process.start_ns;
         segment.length = bytes.len() as u32;
@@ -260,6 +277,7 @@ impl Socket {
         segment.own = own;
         segment.peer = self.states[direction.opposite() as usize];
         segment.header.length += captured as u32;
+        self.states[direction as usize].position += hidden;
         self.advance(direction, accepted as u64, &bytes[..accepted]);
         self.push(Fixed::Segment(segment), &bytes[..captured]);
         match self.records.last_mut().map(|record| &mut record.fixed) {

@@ -323,6 +323,18 @@ impl Statistics {
             .unwrap_or_else(|| panic!("no counter {name} in\n{self}"))
     }
 
+    /// Exchanges of unsampled traces: those that the kernel hid, and those that the agent heard of.
+    #[track_caller]
+    pub(crate) fn unsampled(&self) -> u64 {
+        self.get("requests_hidden") + self.get("spans_unsampled")
+    }
+
+    /// Of those, the ones that failed.
+    #[track_caller]
+    pub(crate) fn unsampled_failed(&self) -> u64 {
+        self.get("requests_hidden_failed") + self.get("spans_unsampled_failed")
+    }
+
     /// All counters of a section (`kernel`, `agent`, `gauges`), each name with this prefix.
     ///
     /// # Panics

@@ -1,6 +1,6 @@
 //! Responses that no process touches: the kernel hands them to the socket, and before Linux 6.5 no hook sees that.
 
-use std::{fs, io::Write as _, path::PathBuf};
+use std::{fs, io::Write as _, path::PathBuf, time::Instant};
 
 use anyhow::Result;
 
@@ -20,6 +20,7 @@ use crate::harness::{
 
 pub(super) const SCENARIOS: &[Scenario] = &[
     Scenario::core("causality_files_between_calls", files_between_calls),
+    Scenario::full("causality_files_hidden", hidden_files),
     Scenario::core(
         "causality_unix_files_between_calls",
         unix_files_between_calls,
@@ -77,6 +78,61 @@ fn files_between_calls(context: &mut Context) -> Result<()> {
             spans.render()
         );
     }
+    Ok(())
+}
+
+/// The same with a file that is not sampled, on a connection that then rests: user space hears nothing of it, and before Linux 6.5 the kernel does not see
+/// its end. The calls of other requests are linked all the same, once the kernel was asked; none is ever linked to the file.
+fn hidden_files(context: &mut Context) -> Result<()> {
+    let back = Scripted::start(context, |stream, _| stream.write_all(ANSWER))?;
+    let port = context.port();
+    let backend = format!("127.0.0.1:{}", back.port());
+    let values = [
+        ("BACKEND", backend.as_str()),
+        ("KEEPALIVE", "keepalive 16;"),
+        ("CONNECTION", ""),
+    ];
+    let _front = service::nginx(context, "proxy.conf", port, &values)?;
+    let files = service::nginx_files(context, port).join("files");
+    fs::create_dir_all(&files)?;
+    fs::write(files.join("large"), vec![b'f'; 300_000])?;
+    let collector = Collector::start()?;
+    let agent = Setup::grpc(&collector)
+        .arg("--exe")
+        .arg("nginx")
+        .start(context)?;
+    // The accept() that waited while the agent started is not seen to return.
+    drop(Connection::open(port)?);
+    let mut resting = Connection::open(port)?;
+    let trace = "4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7";
+    let head = format!(
+        "GET /files/large HTTP/1.1\r\nHost: shop.test\r\ntraceparent: 00-{trace}-00\r\n\r\n"
+    );
+    resting.send(head.as_bytes())?;
+    assert_eq!(resting.response("GET")?.body.len(), 300_000);
+    let mut connection = Connection::open(port)?;
+    let deadline = Instant::now() + PATIENCE;
+    let mut n = 0;
+    loop {
+        assert_eq!(connection.get(&format!("/p/{n}"))?.text(), "hello\n");
+        n += 1;
+        collector.wait_for_spans(2 * n, PATIENCE)?;
+        let spans = collector.spans();
+        assert_eq!(spans.len(), 2 * n, "{}", spans.render());
+        let request = spans.filter(|span| span.path() == format!("/p/{}", n - 1));
+        let call = spans.filter(|span| span.path() == format!("/b/{}/1", n - 1));
+        if call.only().parent_id() == request.only().span_id() {
+            break;
+        }
+        assert_eq!(call.only().parent_id(), "", "{}", spans.render());
+        assert!(
+            Instant::now() < deadline,
+            "no call has its parent: {}",
+            spans.render()
+        );
+    }
+    let statistics = agent.stop()?;
+    assert_eq!(statistics.get("requests_hidden"), 1, "{statistics}");
     Ok(())
 }
 

@@ -96,7 +96,7 @@ fn incoming_traceparent_adopted(context: &mut Context) -> Result<()> {
     let statistics = agent.stop()?;
     let spans = collector.spans();
     assert_eq!(spans.len(), adopted.len() + 1, "{}", spans.render());
-    assert_eq!(statistics.get("spans_unsampled"), 3, "{statistics}");
+    assert_eq!(statistics.unsampled(), 3, "{statistics}");
     for (n, (lines, flags, state)) in adopted.iter().enumerate() {
         let of_case = spans.filter(|span| span.path() == format!("/adopted/{n}"));
         let span = of_case.only();
@@ -263,7 +263,7 @@ fn forwarded_by_nginx(context: &mut Context) -> Result<()> {
     let spans = collector.spans();
     assert_text("the traces", &spans.render(), &expected);
     assert_eq!(
-        statistics.get("spans_unsampled"),
+        statistics.unsampled(),
         3,
         "the third trace is not sampled: {statistics}"
     );

@@ -3,6 +3,7 @@
 use std::{
     io::{self, Write as _},
     net::{Shutdown, TcpStream},
+    sync::Mutex,
     thread,
     time::Duration,
 };
@@ -26,6 +27,7 @@ pub(super) const SCENARIOS: &[Scenario] = &[
     Scenario::full("http1_chunked_partial_sends", partial_sends),
     Scenario::full("http1_chunked_cut_short", cut_short),
     Scenario::full("http1_chunked_of_real_servers", real_servers),
+    Scenario::core("http1_chunked_pipelined_in_one_read", pipelined),
 ];
 
 const HEAD: &str = "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n";
@@ -289,5 +291,57 @@ fn real_servers(context: &mut Context) -> Result<()> {
         }
     }
     assert_eq!(statistics.get("chunk_framing_lost"), 0, "{statistics}");
+    Ok(())
+}
+
+/// Three answers in one send, which the client reads at once while a fourth request waits: each request has its own status, and no body takes the answer
+/// behind it along.
+fn pipelined(context: &mut Context) -> Result<()> {
+    let queued = Mutex::new(String::new());
+    let server = Scripted::start(context, move |stream, head| {
+        let path = head.split(' ').nth(1).unwrap_or_default();
+        let mut queued = queued.lock().expect("no thread has panicked with it");
+        match path {
+            "/201" | "/202" => {
+                let head = HEAD.replacen("200", &path[1..], 1);
+                queued.push_str(&format!("{head}{}0\r\n\r\n", chunk(300)));
+                return Ok(());
+            }
+            _ => queued.push_str(&format!(
+                "HTTP/1.1 {} X\r\nContent-Length: 7\r\n\r\nanswer\n",
+                &path[1..]
+            )),
+        }
+        stream.write_all(std::mem::take(&mut *queued).as_bytes())
+    })?;
+    let collector = Collector::start()?;
+    let agent = Setup::grpc(&collector).port(server.port()).start(context)?;
+    let mut connection = Connection::open(server.port())?;
+    let request = |status: u16| format!("GET /{status} HTTP/1.1\r\nHost: shop.test\r\n\r\n");
+    for round in [[201, 202, 403], [202, 201, 404]] {
+        connection.send(round.map(request).concat().as_bytes())?;
+        connection.send(request(405).as_bytes())?;
+        for status in round.into_iter().chain([405]) {
+            assert_eq!(connection.response("GET")?.status, status);
+        }
+    }
+    collector.wait_for_spans(2 * 8, PATIENCE)?;
+    let statistics = agent.stop()?;
+    let spans = collector.spans();
+    assert_eq!(spans.len(), 2 * 8, "{}", spans.render());
+    for span in &spans.0 {
+        let status = span.path().trim_start_matches('/');
+        assert_eq!(
+            span.get("http.response.status_code"),
+            status,
+            "{}",
+            span.line()
+        );
+        let size = if status.starts_with('2') { "300" } else { "7" };
+        assert_eq!(span.get(RESPONSE_BODY), size, "{}", span.line());
+    }
+    for loss in ["messages_lost_to_gap", "responses_unpaired"] {
+        assert_eq!(statistics.get(loss), 0, "{loss}: {statistics}");
+    }
     Ok(())
 }

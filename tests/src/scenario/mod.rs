@@ -37,6 +37,7 @@ mod record;
 mod safety;
 mod safety_suite;
 mod sampling;
+mod sampling_hidden;
 mod tls;
 mod translation;
 
@@ -131,6 +132,7 @@ pub(crate) fn all() -> impl Iterator<Item = &'static Scenario> {
         translation::SCENARIOS,
         propagators::SCENARIOS,
         sampling::SCENARIOS,
+        sampling_hidden::SCENARIOS,
         inject::SCENARIOS,
         inject::existing::SCENARIOS,
         inject::limits::SCENARIOS,

@@ -130,7 +130,7 @@ fn adopted(context: &mut Context) -> Result<()> {
     let spans = collector.spans();
     assert_eq!(spans.len(), expected, "{}", spans.render());
     assert_eq!(
-        statistics.get("spans_unsampled"),
+        statistics.unsampled(),
         UNSAMPLED.len() as u64,
         "{statistics}"
     );

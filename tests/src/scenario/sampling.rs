@@ -69,9 +69,9 @@ fn none(context: &mut Context) -> Result<()> {
         (0..3).map(|n| format!("/kept/{n}")).collect()
     );
     let left = 2 * (10 + 2 + 3);
-    assert_eq!(statistics.get("spans_unsampled"), left, "{statistics}");
+    assert_eq!(statistics.unsampled(), left, "{statistics}");
     // For a server only 500 is an error.
-    assert_eq!(statistics.get("spans_unsampled_failed"), 2 + 1);
+    assert_eq!(statistics.unsampled_failed(), 2 + 1);
     Ok(())
 }
 
@@ -122,7 +122,7 @@ fn by_trace_id(context: &mut Context) -> Result<()> {
     // That none or all of a hundred are kept does not happen in 10^12 runs.
     assert!((1..100).contains(&roots.len()), "{}", roots.len());
     assert_eq!(
-        statistics.get("spans_unsampled") + spans.len() as u64,
+        statistics.unsampled() + spans.len() as u64,
         (ids.len() + 100) as u64,
         "{statistics}"
     );
@@ -160,7 +160,7 @@ fn by_service(context: &mut Context) -> Result<()> {
     assert_eq!(spans.len(), 3 * 3, "{}", spans.render());
     assert_eq!(paths(&spans), (1..=3).map(|n| format!("/b/{n}")).collect());
     assert_eq!(spans.of("threads").len(), 3, "{}", spans.render());
-    assert_eq!(statistics.get("spans_unsampled"), 3, "{statistics}");
+    assert_eq!(statistics.unsampled(), 3, "{statistics}");
 
     // The scenario's own process begins traces as a client.
     let collector = Collector::start()?;
@@ -185,7 +185,7 @@ fn by_service(context: &mut Context) -> Result<()> {
         .into_iter()
         .flat_map(|tens| (1..=3).map(move |n| format!("/b/{tens}{n}")));
     assert_eq!(paths(&spans), kept.collect());
-    assert_eq!(statistics.get("spans_unsampled"), 3 * 2, "{statistics}");
+    assert_eq!(statistics.unsampled(), 3 * 2, "{statistics}");
     Ok(())
 }
 
@@ -214,7 +214,7 @@ fn of_new_processes(context: &mut Context) -> Result<()> {
     let spans = collector.spans();
     assert_eq!(spans.len(), 4, "{}", spans.render());
     assert_eq!(spans.of("threads").len(), 4, "{}", spans.render());
-    assert_eq!(statistics.get("spans_unsampled"), 2 * 4, "{statistics}");
+    assert_eq!(statistics.unsampled(), 2 * 4, "{statistics}");
     Ok(())
 }
 
@@ -270,10 +270,7 @@ fn rate_limit(context: &mut Context) -> Result<()> {
     );
     assert_eq!(statistics.get("roots_sampled"), spans.len() as u64);
     let unsampled = statistics.get("roots") - statistics.get("roots_sampled");
-    assert!(
-        statistics.get("spans_unsampled") > unsampled,
-        "{statistics}"
-    );
+    assert!(statistics.unsampled() > unsampled, "{statistics}");
     Ok(())
 }
 

@@ -44,6 +44,10 @@ pub(super) struct Figures {
     pub(super) empty: Option<Median>,
     /// Requests a second with the agent over those without.
     pub(super) ratio: Option<Median>,
+    /// Instructions that the agent adds where no trace is kept.
+    pub(super) unsampled: Option<Median>,
+    /// Instructions that the agent adds where it writes headers; none where this kernel's self-test refuses to.
+    pub(super) injecting: Option<Median>,
     /// Figures of the agent, when it was measured.
     pub(super) agent: Option<AgentFigures>,
 }
@@ -103,7 +107,21 @@ impl Figures {
                 .filter(|segment| segment.service == service && segment.setting == setting)
                 .collect()
         };
-        let [bare, empty, agent] = [Setting::Bare, Setting::Empty, Setting::Agent].map(of_setting);
+        let [bare, empty, agent, unsampled, injecting] = [
+            Setting::Bare,
+            Setting::Empty,
+            Setting::Agent,
+            Setting::Unsampled,
+            Setting::Injecting,
+        ]
+        .map(of_setting);
+        let counted = |segment: &&Segment, name| {
+            let counters = segment.agent.as_ref().map(|agent| &agent.counters);
+            counters.and_then(|counters| counters.get(name).copied())
+        };
+        let writes =
+            |segment: &&Segment| counted(segment, "kernel.inject_inserted").is_some_and(|n| n > 0);
+        let writes = injecting.iter().all(writes);
         let added = |with: &[&Segment]| {
             Median::of(
                 with.iter()
@@ -120,6 +138,8 @@ impl Figures {
             bare: Median::of(bare.iter().map(|segment| segment.cost())),
             empty: added(&empty),
             ratio: Median::of(ratio),
+            unsampled: added(&unsampled),
+            injecting: added(&injecting).filter(|_| writes),
             agent: None,
         };
         if agent.is_empty() {
@@ -127,25 +147,18 @@ impl Figures {
         }
         let in_agent = Median::of(agent.iter().map(|segment| segment.agent_cost()));
         let in_agent = in_agent.expect("there is a segment with the agent");
-        let counted = of_setting(Setting::AgentCounted);
-        let counted = counted
+        let with_runs = of_setting(Setting::AgentCounted);
+        let with_runs = with_runs
             .first()
             .with_context(|| format!("no counted segment of {service}"))?;
-        let programs = programs(counted, counting_ns(segments));
+        let programs = programs(with_runs, counting_ns(segments));
         let figure = |pick: fn(&super::segments::Agent) -> u64| {
             agent
                 .iter()
                 .filter_map(move |segment| Some(pick(segment.agent.as_ref()?)))
         };
-        let records = |segment: &&Segment| {
-            segment
-                .agent
-                .as_ref()?
-                .counters
-                .get("records")
-                .copied()
-                .map(|n| n as f64 / segment.units())
-        };
+        let records =
+            |segment: &&Segment| counted(segment, "records").map(|n| n as f64 / segment.units());
         figures.agent = Some(AgentFigures {
             added: added(&agent).unwrap_or(in_agent),
             in_programs: programs.iter().map(|(_, runs, each)| runs * each).sum(),
@@ -294,6 +307,13 @@ mod tests {
             line("bare", 40_000, "", ""),
             line("empty", 41_000, "", ""),
             line("agent", 50_000, "", &agent),
+            line("unsampled", 41_500, "", &agent),
+            line(
+                "injecting",
+                52_500,
+                "",
+                &agent.replace("\"records\"", "\"kernel.inject_inserted\":999,\"records\""),
+            ),
         ];
         segments::parse(&lines.join("\n")).expect("the lines are well formed")
     }
@@ -327,6 +347,8 @@ mod tests {
                 spread: 2_000.0
             }
         );
+        assert_eq!(figures.unsampled.map(|added| added.value), Some(2_000.0));
+        assert_eq!(figures.injecting.map(|added| added.value), Some(13_000.0));
         assert_eq!(agent.in_agent.value, 3_000.0);
         assert_eq!(
             (agent.runs, agent.data_runs, agent.records),
@@ -342,6 +364,18 @@ mod tests {
         );
         assert_eq!(agent.in_programs, 3_000.0);
         assert!(figures.faults().is_empty());
+    }
+
+    #[test]
+    fn a_kernel_that_writes_no_header_has_no_figure_for_it() {
+        let mut segments = example();
+        for segment in &mut segments {
+            if let Some(agent) = &mut segment.agent {
+                agent.counters.remove("kernel.inject_inserted");
+            }
+        }
+        let figures = Figures::of_all(&segments).expect("complete");
+        assert_eq!(figures[0].injecting, None);
     }
 
     #[test]

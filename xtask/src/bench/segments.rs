@@ -16,6 +16,10 @@ pub(super) enum Setting {
     Empty,
     /// The agent.
     Agent,
+    /// The agent, which keeps no trace.
+    Unsampled,
+    /// The agent, which writes headers.
+    Injecting,
     /// The empty pair, its runs counted.
     EmptyCounted,
     /// The agent, the runs of its programs counted.

@@ -16,6 +16,8 @@ pub(super) fn render(figures: &[Figures]) -> String {
             "bare",
             "empty pair",
             "added",
+            "unsampled",
+            "injecting",
             "programs",
             "agent",
             "other",
@@ -34,7 +36,8 @@ pub(super) fn render(figures: &[Figures]) -> String {
     let mut text = align(&rows);
     text.push_str(concat!(
         "Guest instructions per request (idle: per second), median of the rounds ± their spread. Added in all = in kernel programs + in the\n",
-        "agent's process + other (trampolines, waking, switching). Throughput with the agent over without; spans received of expected.\n",
+        "agent's process + other (trampolines, waking, switching); unsampled: added where no trace is kept, and its part of that;\n",
+        "injecting: added where headers are written. Throughput with the agent over without; spans received of expected.\n",
     ));
     for figures in figures {
         let Some(agent) = &figures.agent else {
@@ -84,7 +87,7 @@ fn row(figures: &Figures) -> Vec<String> {
         median(figures.empty),
     ];
     let Some(agent) = &figures.agent else {
-        cells.resize(15, "-".to_owned());
+        cells.resize(17, "-".to_owned());
         return cells;
     };
     // Without requests there is nothing to compare with: what is added is the agent's process, programs come on top.
@@ -93,6 +96,14 @@ fn row(figures: &Figures) -> Vec<String> {
         .map(|_| agent.added.value - agent.in_programs - agent.in_agent.value);
     cells.extend([
         median(Some(agent.added)),
+        figures.unsampled.map_or_else(
+            || "-".to_owned(),
+            |unsampled| {
+                let part = unsampled.value / agent.added.value * 100.0;
+                format!("{} ({part:.0} %)", median(Some(unsampled)))
+            },
+        ),
+        median(figures.injecting),
         number(agent.in_programs),
         number(agent.in_agent.value),
         other.map_or_else(|| "-".to_owned(), number),
@@ -168,6 +179,8 @@ mod tests {
             bare: Some(median(41_000.0, 3.0)),
             empty: Some(median(750.0, 20.0)),
             ratio: Some(median(0.81, 0.0)),
+            unsampled: Some(median(2_090.0, 9.0)),
+            injecting: Some(median(9_900.0, 7.0)),
             agent: Some(AgentFigures {
                 added: median(9_500.0, 120.0),
                 in_programs: 4_000.0,
@@ -190,7 +203,8 @@ mod tests {
         assert_eq!(lines[0].chars().count(), lines[1].chars().count(), "{text}");
         assert_eq!(lines[1].chars().count(), lines[2].chars().count(), "{text}");
         assert!(
-            lines[1].contains("9,500 ± 120") && lines[1].contains("exact"),
+            lines[1].contains("9,500 ± 120  2,090 ± 9 (22 %)  9,900 ± 7")
+                && lines[1].contains("exact"),
             "{text}"
         );
         assert!(

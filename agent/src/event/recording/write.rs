@@ -206,7 +206,8 @@ fn blank_record(record: &mut [u8]) {
             | Kind::Fork
             | Kind::Release
             | Kind::MessageEnd
-            | Kind::Retransmit,
+            | Kind::Retransmit
+            | Kind::Await,
         ) => Some(record.len()),
         None => None,
     };

@@ -479,5 +479,10 @@ fn records() -> Vec<Vec<u8>> {
     records.push(fork.as_bytes().to_vec());
     records.push(exit.as_bytes().to_vec());
     records.push(release.as_bytes().to_vec());
+    let wanted = Header {
+        kind: Kind::Await as u16,
+        ..release
+    };
+    records.push(wanted.as_bytes().to_vec());
     records
 }

@@ -244,3 +244,34 @@ fn two_ends_may_come_before_their_heads() {
     );
     bench.check_books();
 }
+
+/// Of a chunked body that is read together with what follows, its first record does not speak: until its end is told, all that follows would be taken for body.
+#[test]
+fn the_next_message_may_come_in_the_same_read() {
+    let mut bench = Bench::new();
+    let mut socket = Socket::open(1, Role::Client);
+    socket.send(GET).starts();
+    socket.send(GET).starts();
+    let first = [HEAD, b"5\r\nhello\r\n0\r\n\r\n"].concat();
+    let length = first.len();
+    let heads = [
+        0..HEAD.len(),
+        HEAD.len()..HEAD.len(),
+        length..length + DONE.len(),
+    ];
+    let at = socket.records.len();
+    socket
+        .receive_ranges(&[first.as_slice(), DONE].concat(), &heads)
+        .starts();
+    socket.records.remove(at + 1);
+    socket.records[at + 1].segment_mut().starts();
+    socket.message_end(Direction::Receive, 0, length as u64, 5);
+    socket.records.swap(at + 1, at + 2);
+    bench.push(&mut socket).live(&[&socket]);
+    assert_eq!(
+        sizes(&bench, name::HTTP_RESPONSE_BODY_SIZE),
+        [Some(5), Some(0)]
+    );
+    assert_eq!(bench.counters.messages_lost_to_gap.get(), 0);
+    bench.check_books();
+}

@@ -5,6 +5,7 @@ mod context;
 mod endings;
 mod extents;
 mod framing;
+mod hidden;
 mod leaving;
 mod loss;
 mod properties;

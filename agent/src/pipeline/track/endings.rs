@@ -35,6 +35,7 @@ impl Tracked {
         } else {
             self.gone_ticks = 0;
             self.suspected = false;
+            self.awaits_end &= answer.found & LiveRequest::IS_OPEN != 0;
             self.overdue = false;
             self.live = Some(Box::new([answer.received, answer.sent]));
         }

@@ -6,7 +6,7 @@
 mod endings;
 mod messages;
 
-use agent_common::abi::{Direction, MessageEnd, Open, Segment, StreamState, segment_flags};
+use agent_common::abi::{Direction, MessageEnd, Open, Role, Segment, StreamState, segment_flags};
 
 use super::{
     core::Core,
@@ -45,9 +45,11 @@ pub(super) struct Tracked {
     buffered: usize,
     /// A request was given up: the kernel shall not count it any more.
     overdue: bool,
+    /// A request is open in the kernel, which wants to be asked until it is not.
+    pub(super) awaits_end: bool,
     /// It stands in the list of active connections.
     pub(super) listed: bool,
-    /// Its process is gone.
+    /// Its process is gone, or it is asked for now and then.
     pub(super) suspected: bool,
 }
 
@@ -70,6 +72,7 @@ macro_rules! feed {
                     .streams
                     .iter()
                     .all(|stream| stream.next() == 0),
+            begins: 0,
             speech: &mut $tracked.speech,
             role: &mut $tracked.connection.role,
             direction: $direction,
@@ -100,6 +103,7 @@ impl Tracked {
             overdue: false,
             listed: false,
             suspected: false,
+            awaits_end: false,
         }
     }
 
@@ -109,6 +113,11 @@ impl Tracked {
 
     pub(super) const fn socket(&self) -> u64 {
         self.connection.socket
+    }
+
+    /// Whether a process may have read requests from it, and the kernel can be asked.
+    pub(super) fn may_serve(&self) -> bool {
+        self.connection.socket != 0 && self.connection.role != Role::Client
     }
 
     pub(super) const fn process(&self) -> ProcessKey {
@@ -162,6 +171,7 @@ impl Tracked {
         self.connection.socket != 0
             && (awaits
                 || self.suspected
+                || self.awaits_end
                 || self.overdue
                 || streams.iter().any(|s| s.is_pending() || s.lags()))
     }
@@ -267,15 +277,29 @@ impl Tracked {
         self.observe(Direction::Receive, received, core);
         self.note(core);
         self.pass_extents(core);
+        if flags & segment_flags::HIDING_LOST != 0
+            && let Speech::Parsed(parser, _) = &mut self.speech
+        {
+            parser.unpair(&mut core.items);
+            self.note(core);
+            // Nothing more will come of what passed before: nobody waits for it.
+            self.tell(Direction::Send, sent.position, core);
+            self.tell(Direction::Receive, received.position, core);
+            self.note(core);
+        }
+        let behind_hidden =
+            (flags & segment_flags::HIDDEN_BEFORE != 0).then_some(segment.own.last_time_ns);
+        // From there to its own place, only records of the same send or receive can have been made, and those come in order.
         if !self.fill(opposite, segment.peer.position, force, core)
-            || !self.fill(direction, segment.header.position, force, core)
+            || !self.fill(direction, segment.own.position, force, core)
         {
             return false;
         }
 
         let starts = flags & segment_flags::MESSAGE_START != 0;
         // Where more of the other side was passed over already, the answer to this message may be among it.
-        let turn = segment.peer.last_time_ns >= segment.own.last_time_ns
+        let turn = flags & segment_flags::UNPAIRED == 0
+            && segment.peer.last_time_ns >= segment.own.last_time_ns
             && self.connection.streams[opposite as usize].next() <= segment.peer.position;
         if starts {
             self.rest(opposite, &segment.peer, true, core);
@@ -293,15 +317,18 @@ impl Tracked {
             } else {
                 Start::Unproven
             },
-            continued: flags & segment_flags::CONTINUED != 0,
+            behind_hidden,
         };
         let mut feed = feed!(self, direction, core);
         let stream = &mut self.connection.streams[direction as usize];
+        // Records of one read have one time. The first one may hold what the next ones tell as well.
+        let same_read =
+            stream.known().last_time_ns == piece.time_ns && piece.position > segment.own.position;
         let fresh = match direction {
             Direction::Receive => stream.receive(&piece, &mut feed),
             Direction::Send => stream.send(&piece, &mut core.buffers, &mut feed),
         };
-        if !fresh && piece.length > 0 && !piece.continued {
+        if !fresh && piece.length > 0 && !same_read {
             core.counters.segments_stale.increment();
         }
         self.note(core);

@@ -75,6 +75,8 @@ pub fn run(out: &mut impl Write) -> Result<bool, VerifyError> {
         .with("TCP_OPTION", Value::U32(1))
         .with("SAMPLE_BY_PROCESS", Value::U32(1))
         .with("SAMPLE_LIMITED", Value::U32(1))
+        .with("HIDE_UNSAMPLED", Value::U32(1))
+        .with("PAGES_SEEN", Value::U32(0))
         .with("PROPAGATORS", Value::U32(1));
     let everything = Settings {
         propagators: every_propagator(),

@@ -84,7 +84,11 @@ impl Inner {
                     start_ns: exit.process_start_ns,
                 });
             }
-            Event::Close(_) | Event::Release(_) | Event::MessageEnd(_) | Event::Retransmit(_) => {}
+            Event::Close(_)
+            | Event::Release(_)
+            | Event::MessageEnd(_)
+            | Event::Retransmit(_)
+            | Event::Await(_) => {}
         }
         if let Some(injection) = &mut self.injection {
             injection.follow(event, &self.counters);

@@ -106,6 +106,8 @@ pub(super) fn start(config: &Config, record: Option<(&Path, bool)>) -> Result<Re
         }
         None => None,
     };
+    let hides = !config.faults.contains(&Fault::NothingHidden);
+    let pipeline_config = pipeline_config(config, seed, hides);
     // The kernel's types are some 10 MB that nobody needs any more.
     drop(kernel);
 
@@ -161,7 +163,7 @@ pub(super) fn start(config: &Config, record: Option<(&Path, bool)>) -> Result<Re
     );
     let mut agent = Agent {
         inner: Inner {
-            pipeline: Pipeline::new(pipeline_config(config, seed), Arc::clone(&counters)),
+            pipeline: Pipeline::new(pipeline_config, Arc::clone(&counters)),
             table,
             told: IdSet::default(),
             verdicts: maps.selection,
@@ -214,10 +216,11 @@ pub(in crate::run) fn parser_config(config: &Config) -> ParserConfig {
     }
 }
 
-fn pipeline_config(config: &Config, seed: u64) -> PipelineConfig {
+fn pipeline_config(config: &Config, seed: u64, hides: bool) -> PipelineConfig {
     let defaults = PipelineConfig::default();
     PipelineConfig {
         seed,
+        asks_resting: hides,
         connections: if config.faults.contains(&Fault::ConnectionsOverLimit) {
             1
         } else {

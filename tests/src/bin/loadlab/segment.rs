@@ -47,6 +47,10 @@ enum Setting {
     Empty,
     /// The agent.
     Agent,
+    /// The agent, which keeps no trace.
+    Unsampled,
+    /// The agent, which writes headers.
+    Injecting,
     /// The empty pair while the kernel counts runs: tells what counting itself adds to the run time.
     EmptyCounted,
     /// The agent while the kernel counts runs.
@@ -176,12 +180,21 @@ impl Lab {
 
     /// Settings of a round. Counting is slow, so it has one segment of its own in the first round.
     fn settings(&self, kind: Kind, round: u32) -> Vec<Setting> {
-        let mut settings = vec![Setting::Bare, Setting::Empty, Setting::Agent];
+        let mut settings = vec![
+            Setting::Bare,
+            Setting::Empty,
+            Setting::Agent,
+            Setting::Unsampled,
+            Setting::Injecting,
+        ];
         if round == 1 {
             settings.extend([Setting::EmptyCounted, Setting::AgentCounted]);
         }
         settings.retain(|setting| match setting {
             Setting::Agent | Setting::AgentCounted => self.agent.is_some(),
+            Setting::Unsampled => self.agent.is_some() && kind != Kind::Idle,
+            // The others make no request.
+            Setting::Injecting => self.agent.is_some() && kind == Kind::Proxy,
             _ => kind != Kind::Idle,
         });
         settings
@@ -199,9 +212,15 @@ impl Lab {
         let empty = matches!(setting, Setting::Empty | Setting::EmptyCounted)
             .then(|| EmptyPair::attach(&self.empty));
         let empty = empty.transpose()?;
-        let agent = match (setting, &self.agent) {
-            (Setting::Agent | Setting::AgentCounted, Some(binary)) => {
-                Some(Agent::start(binary, &command(&["run"], service), folder)?)
+        let words: &[&str] = match setting {
+            Setting::Agent | Setting::AgentCounted => &["run"],
+            Setting::Unsampled => &["run", "--sampler", "always_off"],
+            Setting::Injecting => &["run", "--inject"],
+            Setting::Bare | Setting::Empty | Setting::EmptyCounted => &[],
+        };
+        let agent = match &self.agent {
+            Some(binary) if !words.is_empty() => {
+                Some(Agent::start(binary, &command(words, service), folder)?)
             }
             _ => None,
         };

@@ -11,6 +11,7 @@ pub(super) mod proofs;
 mod queue;
 pub(super) mod rights;
 pub(super) mod state;
+mod unsampled;
 pub(super) mod wire;
 
 use std::{
@@ -36,6 +37,7 @@ pub(super) const SCENARIOS: &[Scenario] = &[
         exact_bytes(context, &[])
     }),
     Scenario::core("context_header_between_hosts", hosts::between_hosts),
+    Scenario::full("context_header_of_unsampled", unsampled::flags),
     Scenario::full("safety_header_of_real_clients", clients::real_clients),
     Scenario::full("safety_header_narrow_send_queue", queue::narrow_send_queue),
     Scenario::full("safety_header_refused_by_self_test", |context| {

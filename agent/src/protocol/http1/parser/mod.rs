@@ -208,6 +208,33 @@ impl Parser for Http1Parser {
         }
     }
 
+    fn hide(&mut self, side: Side, mark: Mark, length: u64, items: &mut Vec<Item>) {
+        let to = mark.position.saturating_add(length);
+        let half = self.half_mut(side);
+        let known_end = match half.phase {
+            Phase::Length { end } | Phase::Told { end, .. } => Some(end),
+            _ => None,
+        };
+        if half.phase == Phase::Head {
+            self.lose(side, Item::Lost(side), items);
+        } else if half.in_body() {
+            // Where its head does not say it, it ended where the hidden ones begin.
+            let end = known_end.unwrap_or(mark.position).min(to);
+            let time_ns = half.last_ns.max(mark.time_ns);
+            half.next = end.max(half.next);
+            self.end(side, end, time_ns, items);
+        } else if half.phase == Phase::Undecided {
+            half.phase = Phase::Start;
+        }
+        self.half_mut(side).next = to;
+    }
+
+    fn unpair(&mut self, items: &mut Vec<Item>) {
+        if self.synced {
+            self.lose(Side::Request, Item::Lost(Side::Request), items);
+        }
+    }
+
     fn rest(&mut self, side: Side, state: &StreamState, turn: bool, items: &mut Vec<Item>) {
         let half = self.half(side);
         if state.position != half.next {
