@@ -32,9 +32,7 @@ const WHOLE: i64 = option::LENGTH as i64;
 pub(crate) fn begin(ctx: &SockOpsContext) -> Option<()> {
     let sk = key(ctx)?;
     // What an earlier connection of this sock has left is nobody's.
-    if BROUGHT.get_ptr(sk).is_some() {
-        let _ = BROUGHT.remove(sk);
-    }
+    let_go(sk);
     ask(ctx, BPF_SOCK_OPS_PARSE_UNKNOWN_HDR_OPT_CB_FLAG);
     read(ctx)
 }
@@ -43,9 +41,24 @@ pub(crate) fn begin(ctx: &SockOpsContext) -> Option<()> {
 #[inline(always)]
 pub(crate) fn end(ctx: &SockOpsContext) -> Option<()> {
     if ctx.arg(1) == BPF_TCP_CLOSE {
-        let _ = BROUGHT.remove(key(ctx)?);
+        let_go(key(ctx)?);
     }
     None
+}
+
+/// Deletes what a connection has brought, and counts what nobody has taken.
+#[inline(always)]
+fn let_go(sk: u64) {
+    let Some(brought) = BROUGHT.get_ptr(sk) else {
+        return;
+    };
+    // SAFETY: entries are plain words.
+    for slot in unsafe { &(*brought).slots } {
+        if slot.taken == 0 && slot.seal == slot.seal_of() {
+            count(Counter::OptionsUnread);
+        }
+    }
+    let _ = BROUGHT.remove(sk);
 }
 
 /// A segment has options that the kernel does not know.
