@@ -30,6 +30,11 @@ static NO_OFFERS: Offers = Offers {
     acknowledged: 0,
     room: 0,
     in_vain: 0,
+    trial: 0,
+    tried: 0,
+    tried_ns: 0,
+    quiet: 0,
+    asked: 0,
     slots: [OfferedContext {
         start: 0,
         own: 0,

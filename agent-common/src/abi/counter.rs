@@ -150,7 +150,8 @@ counters! {
     OptionsWritten = 62, "options_written";
     /// Requests for whose option no segment had room.
     OptionsNoRoom = 63, "options_no_room";
-    /// Requests whose option no segment carried: none began with their first byte, or one held more than was known to be theirs.
+    /// Requests whose option no segment carried: none began with their first byte, one held more than was known to be theirs, or another connection was
+    /// finding out whether options arrive at all.
     OptionsUnsent = 64, "options_unsent";
     /// Segments that carried an option: more than requests, where some were sent again.
     OptionSegments = 65, "option_segments";
@@ -162,7 +163,7 @@ counters! {
     OptionsUntrusted = 68, "options_untrusted";
     /// Options not kept because `BROUGHT` was full.
     OptionsFull = 69, "options_full";
-    /// Options that no request had taken when four more had come on their connection.
+    /// Options that no request had taken when four more had come on their connection, or when it was over.
     OptionsUnread = 70, "options_unread";
     /// Requests that got their parent from an option.
     OptionsTaken = 71, "options_taken";
@@ -177,6 +178,16 @@ counters! {
     /// How often hidden messages of a connection could not be told from others any more: requests that waited then are given up, and failures and bytes of
     /// hidden ones are not counted.
     HidingLost = 76, "hiding_lost";
+    /// Connections that ended while the first segment with an option was not acknowledged: by a reset, or by a process that had waited long enough for it.
+    OptionSocketsFailed = 77, "option_sockets_failed";
+    /// Connections whose requests get no option, because options do not seem to arrive at their peer: it is tried again later.
+    OptionSocketsPaused = 78, "option_sockets_paused";
+    /// Times that no option was written to some peer for a while, because none seemed to arrive.
+    OptionPeersPaused = 79, "option_peers_paused";
+    /// Connections whose requests get no option, because none of their first segments began one.
+    OptionSocketsQuiet = 80, "option_sockets_quiet";
+    /// Times that no option was written for a while to any peer of which nothing is known, because none seemed to arrive at those that were tried.
+    OptionPauses = 81, "option_pauses";
 }
 
 impl Counter {

@@ -13,6 +13,7 @@ mod decision;
 mod injection;
 mod map;
 mod option;
+mod peer;
 mod process;
 mod retransmit;
 mod segment;
@@ -28,7 +29,8 @@ pub use self::{
         EventLoop, LIVE_BATCH, LiveRequest, Policy, PolicyKind, SELECTION_WORDS, THRESHOLDS,
         VERDICT_BITS, Verdict,
     },
-    option::{Brought, BroughtContext, OfferedContext, Offers, outcome},
+    option::{Brought, BroughtContext, OfferedContext, Offers, Trial, outcome},
+    peer::Peer,
     process::{Exec, Exit, Fork},
     retransmit::Retransmit,
     segment::{

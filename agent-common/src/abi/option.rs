@@ -73,6 +73,16 @@ pub struct Offers {
     pub room: u32,
     /// 1: a request's option was sent in vain, and it goes without; whether it arrives so is not known yet. By the callback.
     pub in_vain: u32,
+    /// A [`Trial`]: whether options pass on this connection. By the callback, like all up to `asked`.
+    pub trial: u32,
+    /// Sequence number of the first byte that was sent with an option.
+    pub tried: u32,
+    /// When it was first sent.
+    pub tried_ns: u64,
+    /// Segments in a row without any request, as far as there was none yet.
+    pub quiet: u32,
+    /// Callbacks of this socket that nobody had asked for before us.
+    pub asked: u32,
     /// The newest ones: a request's number modulo their count is its slot.
     pub slots: [OfferedContext; Offers::COUNT],
 }
@@ -80,6 +90,20 @@ pub struct Offers {
 impl Offers {
     /// Requests that may be under way on one connection with their options.
     pub const COUNT: usize = 4;
+}
+
+/// Whether options pass on a connection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u32)]
+pub enum Trial {
+    /// None was sent.
+    Open = 0,
+    /// One was sent, and it is not known whether it arrived.
+    Sent = 1,
+    /// It was acknowledged.
+    Passed = 2,
+    /// It was not, and the connection went on without or ended.
+    Failed = 3,
 }
 
 /// The context that a segment has brought.
@@ -150,7 +174,7 @@ impl Brought {
     pub const COUNT: usize = 4;
 }
 
-const _: () = assert!(size_of::<OfferedContext>() == 56 && size_of::<Offers>() == 256);
+const _: () = assert!(size_of::<OfferedContext>() == 56 && size_of::<Offers>() == 280);
 const _: () = assert!(size_of::<BroughtContext>() == 56 && size_of::<Brought>() == 232);
 
 #[cfg(test)]

@@ -110,6 +110,8 @@ faults! {
     OptionNoRoom = "option-no-room";
     /// Segments that are sent again carry no TCP option.
     OptionOnce = "option-once";
+    /// Where TCP options do not arrive, they are tried again after two seconds.
+    OptionShortPause = "option-short-pause";
     /// The sockhash has room for one connection.
     SockhashFull = "sockhash-full";
     /// The kernel's types do not tell where a packet's sequence number is.

@@ -31,6 +31,7 @@ const FAULTS: &[(Fault, u32)] = &[
     (Fault::OptionMalformed, 1),
     (Fault::OptionNoRoom, 1 << 1),
     (Fault::OptionOnce, 1 << 2),
+    (Fault::OptionShortPause, 1 << 3),
 ];
 
 /// Sockets of one self-test, with room to spare.

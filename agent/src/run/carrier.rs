@@ -1,4 +1,4 @@
-//! Sets up the carrying of trace context in a TCP option, where that is wanted, and ends it where segments with options do not arrive.
+//! Sets up the carrying of trace context in a TCP option, where that is wanted, and tells where segments with options do not arrive.
 //!
 //! Input: the configuration; counters of the kernel. Output: the object at work, or nothing: then one warning says why, and tracing goes on without.
 
@@ -50,28 +50,25 @@ pub(super) fn attach(mut carrier: Carrier, cgroup: Option<&Path>) -> Option<Carr
     info!("trace context is carried in a TCP option on connections made from now on");
     Some(Carrying {
         carrier: Some(carrier),
-        path: PathTaken::default(),
-        in_vain: false,
+        paused: Paused::default(),
     })
 }
 
-/// Context is carried, or was.
+/// Context is carried.
 pub(super) struct Carrying {
     carrier: Option<Carrier>,
-    path: PathTaken,
-    in_vain: bool,
+    paused: Paused,
 }
 
 impl Carrying {
     /// Time passed. `count` reads one of the kernel's counters.
     pub(super) fn tick(&mut self, now_ns: u64, count: impl Fn(Counter) -> u64) {
-        if self.carrier.is_none() || !self.path.drops(now_ns, count) {
+        let Some(peers) = self.paused.news(now_ns, count) else {
             return;
-        }
-        self.carrier = None;
-        self.in_vain = true;
+        };
         warn!(
-            "no trace context is carried in a TCP option any more: requests arrive only without one, so something on the path drops them"
+            peers,
+            "no trace context is carried in a TCP option to some peers for now: segments with an option do not seem to arrive there; it is tried again later"
         );
     }
 
@@ -79,48 +76,34 @@ impl Carrying {
     pub(super) fn end(&mut self) {
         self.carrier = None;
     }
-
-    /// Whether it has not ended before the agent does.
-    pub(super) const fn holds(&self) -> bool {
-        !self.in_vain
-    }
 }
 
-/// What the last minute says of the path that segments take.
+/// What was told of peers to which nothing is written for a while. The kernel's program decides that, at once; here it is only told.
 #[derive(Debug, Default)]
-struct PathTaken {
+struct Paused {
     next_ns: u64,
-    /// When the minute began, and what was counted then.
-    since_ns: u64,
-    given_up: u64,
-    sockets: u64,
+    told: u64,
 }
 
-/// Time between two looks, and for which they are held together.
+/// Time between two looks, and between two warnings.
 const LOOK_NS: u64 = 1_000_000_000;
 const MINUTE_NS: u64 = 60_000_000_000;
 
-/// Fewer connections that gave the option up say nothing: they may have met a bad moment of the network.
-const FEW: u64 = 3;
-
-impl PathTaken {
-    /// Whether as many connections have given the option up as one in twenty that were made, and a few at least. Each of them has waited for that.
-    fn drops(&mut self, now_ns: u64, count: impl Fn(Counter) -> u64) -> bool {
+impl Paused {
+    /// How often peers were given up since that was told last; none where they were not, and within a minute of the last time.
+    fn news(&mut self, now_ns: u64, count: impl Fn(Counter) -> u64) -> Option<u64> {
         if now_ns < self.next_ns {
-            return false;
+            return None;
         }
         self.next_ns = now_ns + LOOK_NS;
-        let given_up = count(Counter::OptionSocketsGivenUp);
-        let in_vain = given_up.saturating_sub(self.given_up);
-        if in_vain < FEW && now_ns.saturating_sub(self.since_ns) < MINUTE_NS {
-            return false;
+        let paused = count(Counter::OptionPeersPaused);
+        let peers = paused.saturating_sub(self.told);
+        if peers == 0 {
+            return None;
         }
-        let sockets = count(Counter::OptionSockets);
-        let made = sockets.saturating_sub(self.sockets);
-        if now_ns.saturating_sub(self.since_ns) >= MINUTE_NS {
-            (self.since_ns, self.given_up, self.sockets) = (now_ns, given_up, sockets);
-        }
-        in_vain >= FEW && in_vain.saturating_mul(20) >= made
+        self.told = paused;
+        self.next_ns = now_ns + MINUTE_NS;
+        Some(peers)
     }
 }
 
@@ -136,45 +119,29 @@ mod tests {
 
     const SECOND: u64 = 1_000_000_000;
 
-    fn look(path: &mut PathTaken, second: u64, given_up: u64, sockets: u64) -> bool {
-        path.drops(second * SECOND, |counter| match counter {
-            Counter::OptionSocketsGivenUp => given_up,
-            Counter::OptionSockets => sockets,
-            other => panic!("{other:?} is not asked for"),
+    fn look(paused: &mut Paused, second: u64, times: u64) -> Option<u64> {
+        paused.news(second * SECOND, |counter| {
+            assert_eq!(counter, Counter::OptionPeersPaused);
+            times
         })
     }
 
     #[test]
-    fn one_connection_in_twenty_is_too_many_but_for_few() {
-        for (given_up, sockets, expected) in [
-            (0, 0, false),
-            (2, 2, false),
-            (3, 3, true),
-            (3, 60, true),
-            (3, 61, false),
-            (50, 1_000, true),
-            (u64::MAX, u64::MAX, true),
-        ] {
-            let mut path = PathTaken::default();
-            assert_eq!(look(&mut path, 100, given_up, sockets), expected);
-        }
-    }
-
-    #[test]
-    fn what_was_long_ago_does_not_count() {
-        let mut path = PathTaken::default();
-        assert!(!look(&mut path, 100, 2, 1_000_000));
-        assert!(!look(&mut path, 130, 4, 1_000_000), "two in this minute");
-        assert!(!look(&mut path, 161, 4, 1_000_000));
-        // A path that begins to drop them, under many connections that were made before.
-        assert!(look(&mut path, 170, 7, 1_000_010));
+    fn tells_each_pause_once_and_not_more_often_than_each_minute() {
+        let mut paused = Paused::default();
+        assert_eq!(look(&mut paused, 100, 0), None);
+        assert_eq!(look(&mut paused, 101, 2), Some(2));
+        assert_eq!(look(&mut paused, 102, 3), None, "told soon");
+        assert_eq!(look(&mut paused, 160, 5), None);
+        assert_eq!(look(&mut paused, 161, 5), Some(3));
+        assert_eq!(look(&mut paused, 300, 5), None);
     }
 
     #[test]
     fn looks_once_a_second() {
-        let mut path = PathTaken::default();
-        assert!(!look(&mut path, 100, 0, 0));
-        let at_once = path.drops(100 * SECOND + 1, |_| panic!("it does not look"));
-        assert!(!at_once);
+        let mut paused = Paused::default();
+        assert_eq!(look(&mut paused, 100, 0), None);
+        let at_once = paused.news(100 * SECOND + 1, |_| panic!("it does not look"));
+        assert_eq!(at_once, None);
     }
 }

@@ -128,6 +128,57 @@ impl Routed {
         self.on_option(kind, &["drop", "random", "determ", "ok", "2"])
     }
 
+    /// The router drops nothing any more for its options.
+    ///
+    /// # Errors
+    /// When traffic control refuses it.
+    pub(crate) fn drop_nothing(&self) -> Result<()> {
+        let interface = format!("v{}n1", std::process::id());
+        let qdisc = ["qdisc", "del", "dev", &interface, "clsact"];
+        run_in(&self.router, "tc", &qdisc)
+    }
+
+    /// Gives the server a second address, 10.77.2.3.
+    ///
+    /// # Errors
+    /// When the kernel refuses it.
+    pub(crate) fn second_server(&self) -> Result<()> {
+        ip(&[
+            "-n",
+            &self.server,
+            "address",
+            "add",
+            "10.77.2.3/24",
+            "dev",
+            "eth0",
+        ])
+    }
+
+    /// Gives both ends addresses of IPv6 too: the client fd77:1::2, the server fd77:2::2.
+    ///
+    /// # Errors
+    /// [`Skip`] when the kernel cannot.
+    pub(crate) fn with_ipv6(&self) -> Result<()> {
+        let attempt = || -> Result<()> {
+            for (end, network) in [(&self.client, "1"), (&self.server, "2")] {
+                let outside = format!("v{}n{network}", std::process::id());
+                let (own, gate) = (format!("fd77:{network}::2"), format!("fd77:{network}::1"));
+                for (namespace, address, device) in
+                    [(end, &own, "eth0"), (&self.router, &gate, outside.as_str())]
+                {
+                    let address = format!("{address}/64");
+                    ip(&[
+                        "-n", namespace, "address", "add", &address, "dev", device, "nodad",
+                    ])?;
+                }
+                ip(&["-n", end, "-6", "route", "add", "default", "via", &gate])?;
+            }
+            let forward = "echo 1 > /proc/sys/net/ipv6/conf/all/forwarding";
+            run_in(&self.router, "sh", &["-c", forward])
+        };
+        Ok(attempt().map_err(|error| Skip(format!("no IPv6 here: {error:#}")))?)
+    }
+
     fn on_option(&self, kind: u8, action: &[&str]) -> Result<()> {
         /// Offset in a packet: 20 bytes of IPv4, 20 of TCP, 12 of timestamps with what aligns them.
         const AT: &str = "52";

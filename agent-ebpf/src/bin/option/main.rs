@@ -7,19 +7,20 @@
 #![no_std]
 #![no_main]
 
+mod path;
 mod receive;
 mod send;
 
-use agent_common::abi::{Brought, Counter, Offers};
+use agent_common::abi::{Brought, Counter, Offers, Peer};
 use aya_ebpf::{
     bindings::{
         BPF_SOCK_OPS_ACTIVE_ESTABLISHED_CB, BPF_SOCK_OPS_HDR_OPT_LEN_CB,
-        BPF_SOCK_OPS_PARSE_HDR_OPT_CB, BPF_SOCK_OPS_PASSIVE_ESTABLISHED_CB, BPF_SOCK_OPS_STATE_CB,
-        BPF_SOCK_OPS_WRITE_HDR_OPT_CB,
+        BPF_SOCK_OPS_PARSE_HDR_OPT_CB, BPF_SOCK_OPS_PASSIVE_ESTABLISHED_CB, BPF_SOCK_OPS_RTT_CB,
+        BPF_SOCK_OPS_STATE_CB, BPF_SOCK_OPS_WRITE_HDR_OPT_CB,
     },
     helpers::bpf_skc_to_tcp_sock,
     macros::{map, sock_ops},
-    maps::{HashMap, LpmTrie, PerCpuArray, lpm_trie::Key},
+    maps::{Array, HashMap, LpmTrie, LruHashMap, PerCpuArray, lpm_trie::Key},
     programs::SockOpsContext,
 };
 
@@ -38,6 +39,12 @@ static NETWORKS: LpmTrie<[u32; 4], u32> = LpmTrie::with_max_entries(256, 0);
 /// Networks from which they are taken, likewise: shared with `capture`.
 #[map]
 static TRUSTED: LpmTrie<[u32; 4], u32> = LpmTrie::with_max_entries(256, 0);
+/// What is known of paths: by address of the peer, IPv4 ones mapped. One that is pushed out is learned again.
+#[map]
+static PEERS: LruHashMap<[u32; 4], Peer> = LruHashMap::with_max_entries(1_024, 0);
+/// One entry: what is known of all paths together, which holds for those to peers of which nothing is known.
+#[map]
+static PATHS: Array<Peer> = Array::with_max_entries(1, 0);
 
 /// Broken on purpose, for tests: bits of [`fault`].
 #[unsafe(no_mangle)]
@@ -51,6 +58,8 @@ mod fault {
     pub(super) const NO_ROOM: u32 = 1 << 1;
     /// Only the first segment of each request carries its option, and no repetition.
     pub(super) const ONCE: u32 = 1 << 2;
+    /// A path that does not pass options is tried again soon.
+    pub(super) const SHORT_PAUSE: u32 = 1 << 3;
 }
 
 /// 1: the sockets of the self-test, which user space knows by their ports.
@@ -78,7 +87,10 @@ pub fn carry_context(ctx: SockOpsContext) -> u32 {
         send::begin(&ctx);
     } else if op == BPF_SOCK_OPS_PASSIVE_ESTABLISHED_CB {
         receive::begin(&ctx);
+    } else if op == BPF_SOCK_OPS_RTT_CB {
+        path::measured(&ctx);
     } else if op == BPF_SOCK_OPS_STATE_CB {
+        path::leave(&ctx);
         receive::end(&ctx);
     }
     1
@@ -140,6 +152,15 @@ fn segment(ctx: &SockOpsContext) -> Option<Segment> {
 /// Whether the peer is in one of these networks.
 #[inline(always)]
 fn is_in(networks: &LpmTrie<[u32; 4], u32>, ctx: &SockOpsContext) -> bool {
+    let Some(address) = peer_address(ctx) else {
+        return false;
+    };
+    networks.get(Key::new(128, address)).is_some()
+}
+
+/// Address of the peer, an IPv4 one mapped.
+#[inline(always)]
+fn peer_address(ctx: &SockOpsContext) -> Option<[u32; 4]> {
     let mut address = [0u32; 4];
     if ctx.family() == AF_INET {
         address[2] = 0xffff_0000;
@@ -150,9 +171,9 @@ fn is_in(networks: &LpmTrie<[u32; 4], u32>, ctx: &SockOpsContext) -> bool {
             *word = unsafe { (&raw const (*ctx.ops).remote_ip6[index]).read_volatile() };
         }
     } else {
-        return false;
+        return None;
     }
-    networks.get(Key::new(128, address)).is_some()
+    Some(address)
 }
 
 /// Asks for one more callback of this socket, and keeps those that somebody else has asked for.

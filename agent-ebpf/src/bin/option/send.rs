@@ -16,10 +16,27 @@ use aya_ebpf::{
     programs::SockOpsContext,
 };
 
-use crate::{NETWORKS, OFFERS, ask, count, fault, faulty, is_in, is_self_test, key, segment};
+use crate::{
+    NETWORKS, OFFERS, count, fault, faulty, is_in, is_self_test, key,
+    path::{self, drop_callbacks, want_callbacks},
+    segment,
+};
 
 /// What the kernel asks when it has no packet yet: how much of each will be options (include/uapi/linux/bpf.h).
 const CURRENT_MSS: u32 = 1;
+
+/// Values of [`Offers::room`].
+mod room {
+    /// No segment gets any.
+    pub(super) const NONE: u32 = 0;
+    /// Segments are being made short enough for an option.
+    pub(super) const MADE: u32 = 1;
+    /// None is made, because another connection finds out whether options pass.
+    pub(super) const NOT_NOW: u32 = 2;
+}
+
+/// A connection whose first segments begin no request carries none: so many of them, with acknowledgements of the other end's.
+const QUIET: u32 = 64;
 
 /// A connection is established: its requests get options if `capture` wants it and its peer is in one of [`NETWORKS`].
 #[inline(always)]
@@ -33,7 +50,11 @@ pub(crate) fn begin(ctx: &SockOpsContext) -> Option<()> {
         count(Counter::OptionSocketsUntrusted);
         return None;
     }
-    if !ask(ctx, BPF_SOCK_OPS_WRITE_HDR_OPT_CB_FLAG) {
+    if path::is_paused(ctx) {
+        count(Counter::OptionSocketsPaused);
+        return None;
+    }
+    if !want_callbacks(ctx, offers, BPF_SOCK_OPS_WRITE_HDR_OPT_CB_FLAG) {
         count(Counter::OptionSocketsRefused);
         return None;
     }
@@ -64,13 +85,18 @@ pub(crate) fn make_room(ctx: &SockOpsContext) -> Option<()> {
     let offers = find(ctx)?;
     let asked = ctx.arg(0);
     if offers.state != InjectionState::Enrolled as u32 {
-        offers.room = 0;
+        offers.room = room::NONE;
         if offers.in_vain != 0 && is_acknowledged(ctx, offers) {
+            path::gave_up(ctx, offers);
             offers.in_vain = 0;
             count(Counter::OptionSocketsGivenUp);
         }
+        if offers.in_vain == 0 {
+            drop_callbacks(ctx, offers);
+        }
         return None;
     }
+    path::look(ctx, offers);
     // SAFETY: a word of the entry; in this order, because the other side writes them in the opposite one.
     let offered = unsafe { (&raw const offers.offered).read_volatile() };
     let mut wanted = offered != offers.acknowledged;
@@ -79,12 +105,32 @@ pub(crate) fn make_room(ctx: &SockOpsContext) -> Option<()> {
         wanted = false;
     }
     if asked == CURRENT_MSS {
-        offers.room = u32::from(wanted && reserve(ctx));
+        offers.room = if !wanted {
+            room::NONE
+        } else if !path::admits(ctx, offers) {
+            room::NOT_NOW
+        } else if reserve(ctx) {
+            room::MADE
+        } else {
+            room::NONE
+        };
+        return None;
+    }
+    if offered == 0 {
+        offers.quiet += 1;
+        if offers.quiet >= QUIET {
+            offers.state = InjectionState::Refused as u32;
+            count(Counter::OptionSocketsQuiet);
+        }
         return None;
     }
     // SAFETY: a load from the context.
     let payload = unsafe { (&raw const (*ctx.ops).skb_len).read_volatile() };
-    if !wanted || payload == 0 || (offers.room != 0 && reserve(ctx)) {
+    if !wanted
+        || payload == 0
+        || offers.room == room::NOT_NOW
+        || (offers.room == room::MADE && reserve(ctx))
+    {
         return None;
     }
     let slot = &mut offers.slots[(offered % Offers::COUNT as u32) as usize];
@@ -155,13 +201,15 @@ pub(crate) fn write(ctx: &SockOpsContext) -> Option<()> {
             slot.outcome |= outcome::WRITTEN;
             count(Counter::OptionsWritten);
         }
+        path::sent(ctx, offers, offer.start);
         return Some(());
     }
     None
 }
 
+/// The entry of this connection, where `capture` has made one.
 #[inline(always)]
-fn find(ctx: &SockOpsContext) -> Option<&'static mut Offers> {
+pub(crate) fn find(ctx: &SockOpsContext) -> Option<&'static mut Offers> {
     let offers = OFFERS.get_ptr_mut(key(ctx)?)?;
     // SAFETY: entries are plain words; each has one side that writes it.
     Some(unsafe { &mut *offers })

@@ -248,7 +248,7 @@ impl Agent {
             ring_largest_batch_bytes,
             processes_known: self.inner.table.len() as u64,
             headers_written: injection.is_some_and(Injection::holds),
-            options_carried: self.inner.carrying.as_ref().is_some_and(Carrying::holds),
+            options_carried: self.inner.carrying.is_some(),
         });
     }
 

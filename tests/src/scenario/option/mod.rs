@@ -4,14 +4,25 @@
 
 mod hosts;
 mod limits;
+mod path;
 mod safety;
 
 use anyhow::Result;
 
-use self::hosts::{EXPERIMENTAL, Hosts, OPTION, due, joined, on_the_wire, path, path_of, sources};
+use self::{
+    hosts::{
+        EXPERIMENTAL, Hosts, OPTION, due, joined, on_the_wire, path as group, path_of, sources,
+    },
+    path::{Ends, exchange},
+};
 use super::Scenario;
 use crate::harness::{
-    Context, PATIENCE, agent::Setup, assert_text, capture::Capture, http::Connection, network,
+    Context, PATIENCE,
+    agent::Setup,
+    assert_text,
+    capture::Capture,
+    http::Connection,
+    network::{self, Routed},
     trace::Spans,
 };
 
@@ -29,11 +40,27 @@ pub(super) const SCENARIOS: &[Scenario] = &[
     Scenario::full("context_option_unread", limits::unread),
     Scenario::full("context_option_same_kernel_first", same_kernel_first),
     Scenario::full("context_option_beside_header", beside_header),
+    Scenario::full("context_option_over_ipv6", over_ipv6),
+    Scenario::full("context_option_tried_again", path::tried_again),
     Scenario::full("safety_option_exact_bytes", safety::exact_bytes),
     Scenario::full(
         "safety_option_dropped_on_the_way",
         safety::dropped_on_the_way,
     ),
+    Scenario::full(
+        "safety_option_answered_with_reset",
+        path::answered_with_reset,
+    ),
+    Scenario::full(
+        "safety_option_first_answered_with_reset",
+        path::first_answered_with_reset,
+    ),
+    Scenario::full("safety_option_short_deadline", path::short_deadline),
+    Scenario::full("safety_option_one_tries", path::one_tries),
+    Scenario::full("safety_option_spares_other_peers", path::spares_other_peers),
+    Scenario::full("context_option_each_peer_alone", path::each_peer_alone),
+    Scenario::full("safety_option_kill_minus_nine", safety::kill_minus_nine),
+    Scenario::full("safety_option_quiet_connection", safety::quiet),
     Scenario::full(
         "safety_option_refused_by_self_test",
         safety::refused_by_self_test,
@@ -185,13 +212,35 @@ fn beside_header(context: &mut Context) -> Result<()> {
     Ok(())
 }
 
+/// Over IPv6, whose addresses are looked up in other words.
+fn over_ipv6(context: &mut Context) -> Result<()> {
+    let net = Routed::new()?;
+    net.with_ipv6()?;
+    let address = format!("[fd77:2::2]:{}", context.port()).parse()?;
+    let ends = Ends::at(net, address)?;
+    let agent = ends.agent(context, &[])?;
+    for id in 1..=3 {
+        let [mut client, mut server] = ends.connect()?;
+        exchange(&mut client, &mut server, &format!("/b/{id}"))?;
+    }
+    let statistics = ends.stop(agent)?;
+    assert_eq!(statistics.get("options_written"), 3, "{statistics}");
+    assert_eq!(statistics.get("options_taken"), 3, "{statistics}");
+    assert_eq!(
+        statistics.get("option_sockets_untrusted"),
+        0,
+        "{statistics}"
+    );
+    Ok(())
+}
+
 /// On one host, with one agent: the kernel's own record counts, and each request has one parent.
 fn same_kernel_first(context: &mut Context) -> Result<()> {
     let hosts = Hosts::new(context)?;
     let agent = Setup::grpc(&hosts.collector)
         .arg("--tcp-option")
         .arg("--cgroup")
-        .arg(format!("{},{}", path("left"), path("right")))
+        .arg(format!("{},{}", group("left"), group("right")))
         .start(context)?;
     hosts.requests(1..=3)?;
     hosts.collector.wait_for_spans(9, PATIENCE)?;

@@ -1,0 +1,253 @@
+//! Whether segments with an option arrive.
+//!
+//! Input: what becomes of the first request that a connection sends with one. Output: entries of `PEERS`, by which a path that does not pass options is left
+//! alone for a while, whether it drops such segments, answers them with a reset, or keeps a process waiting for longer than it wants to.
+//!
+//! Later requests of a connection say nothing: where one has passed, what is lost afterwards is lost for another reason.
+
+use agent_common::abi::{Counter, Offers, Peer, Trial};
+use aya_ebpf::{
+    bindings::{
+        BPF_NOEXIST, BPF_SOCK_OPS_RTT_CB_FLAG, BPF_SOCK_OPS_STATE_CB_FLAG, BPF_TCP_CLOSE,
+        BPF_TCP_FIN_WAIT1, BPF_TCP_LAST_ACK,
+    },
+    helpers::bpf_ktime_get_ns,
+    programs::SockOpsContext,
+};
+
+use crate::{PATHS, PEERS, count, fault, faulty, is_self_test, peer_address, send::find};
+
+/// What is known of one: nothing.
+static UNKNOWN: Peer = Peer {
+    until_ns: 0,
+    trial_ns: 0,
+    proven: 0,
+    failures: 0,
+    pauses: 0,
+    reserved: 0,
+};
+
+/// How long a path is left alone at first, nanoseconds.
+const PAUSE_NS: u64 = 60_000_000_000;
+
+/// The same for tests.
+const SHORT_PAUSE_NS: u64 = 2_000_000_000;
+
+/// A process that has waited for so long, and for several round trips, would have seen its request acknowledged: Linux does that at once with what comes first
+/// on a connection.
+const WAITED_NS: u64 = 50_000_000;
+
+/// Round trips, likewise.
+const ROUND_TRIPS: u64 = 4;
+
+/// The kernel has eighths of a microsecond of them (`srtt_us`, include/linux/tcp.h).
+const EIGHTHS_PER_US: u64 = 8;
+
+/// Whether nothing is to be written to this peer for now.
+#[inline(always)]
+pub(crate) fn is_paused(ctx: &SockOpsContext) -> bool {
+    if is_self_test() {
+        return false;
+    }
+    let now_ns = now_ns();
+    if let Some(peer) = known(ctx) {
+        if peer.is_paused(now_ns) {
+            return true;
+        }
+        if peer.proven != 0 {
+            return false;
+        }
+    }
+    all().is_some_and(|all| all.is_paused(now_ns))
+}
+
+/// Whether this connection may send a request with an option now.
+#[inline(always)]
+pub(crate) fn admits(ctx: &SockOpsContext, offers: &Offers) -> bool {
+    if offers.trial == Trial::Sent as u32 || offers.trial == Trial::Passed as u32 || is_self_test()
+    {
+        return true;
+    }
+    if offers.trial != Trial::Open as u32 {
+        return false;
+    }
+    let now_ns = now_ns();
+    let Some(peer) = peer(ctx) else {
+        return false;
+    };
+    if !peer.admits(now_ns) {
+        return false;
+    }
+    if peer.proven != 0 || all().is_some_and(|all| all.admits(now_ns)) {
+        return true;
+    }
+    // Another peer is tried, or nothing is for now.
+    peer.trial_ns = 0;
+    false
+}
+
+/// An option was written into the segment with this first byte.
+#[inline(always)]
+pub(crate) fn sent(ctx: &SockOpsContext, offers: &mut Offers, start: u32) {
+    if offers.trial != Trial::Open as u32 || is_self_test() {
+        return;
+    }
+    offers.tried = start;
+    offers.tried_ns = now_ns();
+    offers.trial = Trial::Sent as u32;
+    // To hear of its end as soon as it is acknowledged, and where the connection ends before.
+    want_callbacks(
+        ctx,
+        offers,
+        BPF_SOCK_OPS_RTT_CB_FLAG | BPF_SOCK_OPS_STATE_CB_FLAG,
+    );
+}
+
+/// Something was acknowledged.
+#[inline(always)]
+pub(crate) fn measured(ctx: &SockOpsContext) -> Option<()> {
+    look(ctx, find(ctx)?);
+    None
+}
+
+/// Looks whether the first segment with an option was acknowledged.
+#[inline(always)]
+pub(crate) fn look(ctx: &SockOpsContext, offers: &mut Offers) {
+    if offers.trial != Trial::Sent as u32 || offers.in_vain != 0 {
+        return;
+    }
+    // SAFETY: a load from the context.
+    let unacknowledged = unsafe { (&raw const (*ctx.ops).snd_una).read_volatile() };
+    if unacknowledged.wrapping_sub(offers.tried) as i32 <= 0 {
+        return;
+    }
+    offers.trial = Trial::Passed as u32;
+    drop_some(
+        ctx,
+        offers,
+        BPF_SOCK_OPS_RTT_CB_FLAG | BPF_SOCK_OPS_STATE_CB_FLAG,
+    );
+    if let Some(peer) = peer(ctx) {
+        peer.passed();
+    }
+    if let Some(all) = all() {
+        all.passed();
+    }
+}
+
+/// A request was sent with an option in vain, and has arrived without.
+#[inline(always)]
+pub(crate) fn gave_up(ctx: &SockOpsContext, offers: &mut Offers) {
+    if offers.trial == Trial::Sent as u32 {
+        fail(ctx, offers);
+    }
+}
+
+/// A connection has changed its state. Where it ends for its process while the first segment with an option is not acknowledged, that may be for the option.
+#[inline(always)]
+pub(crate) fn leave(ctx: &SockOpsContext) -> Option<()> {
+    let offers = find(ctx)?;
+    look(ctx, offers);
+    // Where it does not arrive without one either, nothing does.
+    if offers.trial != Trial::Sent as u32 || offers.in_vain != 0 {
+        return None;
+    }
+    let state = ctx.arg(1);
+    // By a reset, or because the process wants to wait no longer.
+    if state == BPF_TCP_CLOSE
+        || ((state == BPF_TCP_FIN_WAIT1 || state == BPF_TCP_LAST_ACK) && has_waited(ctx, offers))
+    {
+        count(Counter::OptionSocketsFailed);
+        fail(ctx, offers);
+    }
+    None
+}
+
+#[inline(always)]
+fn has_waited(ctx: &SockOpsContext, offers: &Offers) -> bool {
+    // SAFETY: a load from the context.
+    let round_trip = u64::from(unsafe { (&raw const (*ctx.ops).srtt_us).read_volatile() });
+    let waited_ns = now_ns().saturating_sub(offers.tried_ns);
+    waited_ns >= WAITED_NS
+        && waited_ns / 1_000 * EIGHTHS_PER_US >= round_trip.saturating_mul(ROUND_TRIPS)
+}
+
+#[inline(always)]
+fn fail(ctx: &SockOpsContext, offers: &mut Offers) {
+    offers.trial = Trial::Failed as u32;
+    let pause_ns = if faulty(fault::SHORT_PAUSE) {
+        SHORT_PAUSE_NS
+    } else {
+        PAUSE_NS
+    };
+    let now_ns = now_ns();
+    let Some(peer) = peer(ctx) else {
+        return;
+    };
+    let was_proven = peer.proven != 0;
+    if peer.failed(now_ns, pause_ns) {
+        count(Counter::OptionPeersPaused);
+    }
+    if !was_proven
+        && let Some(all) = all()
+        && all.failed(now_ns, pause_ns)
+    {
+        count(Counter::OptionPauses);
+    }
+}
+
+/// Asks for callbacks of this socket, keeps those that somebody else has asked for, and notes which are our own.
+#[inline(always)]
+pub(crate) fn want_callbacks(ctx: &SockOpsContext, offers: &mut Offers, wanted: u32) -> bool {
+    let there = ctx.cb_flags();
+    offers.asked |= wanted & !there;
+    ctx.set_cb_flags((there | wanted) as i32).is_ok()
+}
+
+/// Asks for nothing more on this connection.
+#[inline(always)]
+pub(crate) fn drop_callbacks(ctx: &SockOpsContext, offers: &mut Offers) {
+    drop_some(ctx, offers, u32::MAX);
+}
+
+#[inline(always)]
+fn drop_some(ctx: &SockOpsContext, offers: &mut Offers, unwanted: u32) {
+    let own = offers.asked & unwanted;
+    if own == 0 {
+        return;
+    }
+    offers.asked &= !own;
+    // Nothing can be done where the kernel refuses it: it goes on calling, and finds nothing to do.
+    let _ = ctx.set_cb_flags((ctx.cb_flags() & !own) as i32);
+}
+
+/// What is known of the peer, where something is.
+#[inline(always)]
+fn known(ctx: &SockOpsContext) -> Option<&'static mut Peer> {
+    let peer = PEERS.get_ptr_mut(peer_address(ctx)?)?;
+    // SAFETY: entries are plain words; see the type for what is lost where two write at one time.
+    Some(unsafe { &mut *peer })
+}
+
+/// The same, with an entry made where there is none. Where none can be made, nothing is written.
+#[inline(always)]
+fn peer(ctx: &SockOpsContext) -> Option<&'static mut Peer> {
+    if known(ctx).is_none() {
+        let _ = PEERS.insert(peer_address(ctx)?, UNKNOWN, u64::from(BPF_NOEXIST));
+    }
+    known(ctx)
+}
+
+/// What is known of all of them.
+#[inline(always)]
+fn all() -> Option<&'static mut Peer> {
+    let all = PATHS.get_ptr_mut(0)?;
+    // SAFETY: as above.
+    Some(unsafe { &mut *all })
+}
+
+#[inline(always)]
+fn now_ns() -> u64 {
+    // SAFETY: no arguments.
+    unsafe { bpf_ktime_get_ns() }
+}
