@@ -10,7 +10,10 @@ use agent_common::{
         Brought, BroughtContext, Counter, Decision, Direction, InjectionState, OfferedContext,
         Offers, PolicyKind, Source, outcome,
     },
-    wire::{decide::Context, http1},
+    wire::{
+        decide::{Context, RESTARTED},
+        http1,
+    },
 };
 
 use crate::{
@@ -189,7 +192,8 @@ fn offer(work: &Work, socket: &Socket, offers: &mut Offers) {
     slot.outcome = 0;
     slot.trace_id = trace_id;
     slot.span_id = span_id;
-    slot.flags = u64::from(work.decision.trace_flags);
+    // The record was made in the same decision. Whether it is there does not matter.
+    slot.flags = u64::from(work.decision.trace_flags) | work.handover.trace_flags & RESTARTED;
     slot.seal = slot.seal_of();
     fence();
     slot.number = number;

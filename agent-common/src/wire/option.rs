@@ -2,9 +2,9 @@
 //!
 //! Input: a context, or an option as it stands in a TCP header. Output: the option's bytes, or the context. 40 bytes of options less 12 for timestamps
 //! leave 28, and that is how long it is: kind, length, identifier, trace id, span id. There is no room for flags: the identifier tells whether the trace is
-//! sampled. Neither identifier is registered.
+//! sampled, and whether the sender has begun it although the request has a `traceparent`. No identifier is registered.
 
-use super::decide::Context;
+use super::decide::{Context, RESTARTED};
 use super::traceparent::FLAG_SAMPLED;
 
 /// Kind of the option.
@@ -19,11 +19,9 @@ pub const WORDS: usize = LENGTH / 4;
 /// Bytes from the kind to the identifier's end: what it is searched by.
 pub const NAME: u8 = 4;
 
-/// Identifier of an option whose trace is sampled.
-pub const SAMPLED: [u8; 2] = *b"uT";
-
-/// Identifier of an option whose trace is not.
-pub const UNSAMPLED: [u8; 2] = *b"ut";
+/// Identifiers: the second letter is a capital one where the trace is sampled, and another one where the request's own `traceparent` is of a trace that the
+/// sender did not trust ([`RESTARTED`]).
+pub const IDENTIFIERS: [[u8; 2]; 4] = [*b"ut", *b"uT", *b"ur", *b"uR"];
 
 /// How often a request's option is written at most. Something on the path may drop segments with an option that it does not know: after the first
 /// segment was sent as often in vain, it goes without, and so do all later ones of its connection.
@@ -39,15 +37,17 @@ pub const fn head(length: u8, identifier: [u8; 2]) -> u32 {
     u32::from_ne_bytes([KIND, length, identifier[0], identifier[1]])
 }
 
-/// The option of a context; of its flags, only whether it is sampled.
+/// The option of a context; of its flags, only whether it is sampled and [`RESTARTED`].
 #[must_use]
 #[inline(always)]
 pub const fn encode(trace_id: [u64; 2], span_id: u64, flags: u64) -> Words {
-    let identifier = if flags & FLAG_SAMPLED as u64 != 0 {
-        SAMPLED
-    } else {
-        UNSAMPLED
+    let letter = match (flags & RESTARTED != 0, flags & FLAG_SAMPLED as u64 != 0) {
+        (false, false) => b't',
+        (false, true) => b'T',
+        (true, false) => b'r',
+        (true, true) => b'R',
     };
+    let identifier = [b'u', letter];
     let [a, b] = halves(trace_id[0]);
     let [c, d] = halves(trace_id[1]);
     let [e, f] = halves(span_id);
@@ -59,11 +59,14 @@ pub const fn encode(trace_id: [u64; 2], span_id: u64, flags: u64) -> Words {
 #[inline(always)]
 pub const fn decode(option: &Words) -> Context {
     let [head_word, a, b, c, d, e, f] = *option;
-    let sampled = head_word == head(LENGTH as u8, SAMPLED);
-    let unsampled = head_word == head(LENGTH as u8, UNSAMPLED);
+    let [kind, length, first, letter] = head_word.to_ne_bytes();
+    let named = kind == KIND
+        && length == LENGTH as u8
+        && first == b'u'
+        && matches!(letter, b't' | b'T' | b'r' | b'R');
     let trace_id = [whole(a, b), whole(c, d)];
     let span_id = whole(e, f);
-    if !(sampled || unsampled) || trace_id[0] | trace_id[1] == 0 || span_id == 0 {
+    if !named || trace_id[0] | trace_id[1] == 0 || span_id == 0 {
         return Context {
             trace_id: [0; 2],
             span_id: 0,
@@ -73,7 +76,15 @@ pub const fn decode(option: &Words) -> Context {
     Context {
         trace_id,
         span_id,
-        flags: if sampled { FLAG_SAMPLED as u64 } else { 0 },
+        flags: if matches!(letter, b'T' | b'R') {
+            FLAG_SAMPLED as u64
+        } else {
+            0
+        } | if matches!(letter, b'r' | b'R') {
+            RESTARTED
+        } else {
+            0
+        },
     }
 }
 
@@ -138,13 +149,18 @@ mod tests {
         assert_eq!(bytes(encode(TRACE, SPAN, 1)), expected);
         expected[3] = b't';
         assert_eq!(bytes(encode(TRACE, SPAN, 0)), expected);
+        expected[3] = b'R';
+        assert_eq!(bytes(encode(TRACE, SPAN, RESTARTED | 1)), expected);
+        expected[3] = b'r';
+        assert_eq!(bytes(encode(TRACE, SPAN, RESTARTED)), expected);
+        expected[3] = b't';
         // What there is no room for is left out.
         assert_eq!(bytes(encode(TRACE, SPAN, 2)), expected);
     }
 
     #[test]
     fn gives_back_what_was_put_in() {
-        for flags in [0, 1] {
+        for flags in [0, 1, RESTARTED, RESTARTED | 1] {
             let context = Context {
                 trace_id: TRACE,
                 span_id: SPAN,
@@ -162,6 +178,7 @@ mod tests {
             u32::from_ne_bytes([254, 28, b'u', b'T']),
             u32::from_ne_bytes([253, 27, b'u', b'T']),
             u32::from_ne_bytes([253, 28, b'U', b'T']),
+            u32::from_ne_bytes([253, 28, b'u', b'S']),
             0,
         ];
         for head in wrong_head {

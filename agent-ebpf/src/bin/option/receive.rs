@@ -71,19 +71,25 @@ pub(crate) fn read(ctx: &SockOpsContext) -> Option<()> {
     if segment.payload == 0 || (segment.sequence.wrapping_sub(next) as i32) < 0 {
         return None;
     }
-    let (mut first, mut second): (Words, Words) = ([0; option::WORDS], [0; option::WORDS]);
-    let sampled = load(ctx, option::SAMPLED, &mut first);
-    let unsampled = load(ctx, option::UNSAMPLED, &mut second);
-    if sampled == ABSENT && unsampled == ABSENT {
+    let mut context = Context::default();
+    let (mut whole, mut broken) = (0u32, 0u32);
+    for identifier in option::IDENTIFIERS {
+        let mut words: Words = [0; option::WORDS];
+        let found = load(ctx, identifier, &mut words);
+        if found == WHOLE {
+            whole += 1;
+            context = option::decode(&words);
+        } else if found != ABSENT {
+            broken += 1;
+        }
+    }
+    if whole + broken == 0 {
         return None;
     }
-    let context = if sampled == WHOLE && unsampled == ABSENT {
-        option::decode(&first)
-    } else if unsampled == WHOLE && sampled == ABSENT {
-        option::decode(&second)
-    } else {
-        Context::default()
-    };
+    // Two of them would be two parents.
+    if whole != 1 || broken != 0 {
+        context = Context::default();
+    }
     if !context.exists() {
         count(Counter::OptionsMalformed);
         return None;

@@ -40,6 +40,7 @@ pub(super) const SCENARIOS: &[Scenario] = &[
     Scenario::full("context_option_unread", limits::unread),
     Scenario::full("context_option_same_kernel_first", same_kernel_first),
     Scenario::full("context_option_beside_header", beside_header),
+    Scenario::full("context_option_of_a_restarted_trace", restarted),
     Scenario::full("context_option_over_ipv6", over_ipv6),
     Scenario::full("context_option_tried_again", path::tried_again),
     Scenario::full("safety_option_exact_bytes", safety::exact_bytes),
@@ -208,6 +209,27 @@ fn beside_header(context: &mut Context) -> Result<()> {
     let written = if injects { 3 } else { 0 };
     assert_eq!(left.get("inject_inserted"), written, "{left}");
     assert_eq!(left.get("options_written"), 3, "{left}");
+    assert_eq!(right.get("record_differs"), 0, "{right}");
+    Ok(())
+}
+
+/// The left host does not trust the header of a request, begins a trace, and its service forwards the header: the right host is in the left one's trace.
+fn restarted(context: &mut Context) -> Result<()> {
+    const HEADER: &str = "traceparent: 00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01\r\n";
+    let hosts = Hosts::new(context)?;
+    let elsewhere = ["--tcp-option", "--trust-context", "192.0.2.0/24"];
+    let agents = hosts.agents(context, &elsewhere, OPTION)?;
+    let address = hosts.address()?;
+    network::inside(&hosts.net.client, || {
+        let mut connection = Connection::open_to(address)?;
+        assert_eq!(connection.get_with("/b/1", HEADER)?.status, 200);
+        Ok(())
+    })?;
+    hosts.collector.wait_for_spans(3, PATIENCE)?;
+    let ([left, right], spans) = hosts.stop(agents)?;
+    assert_text("the trace", &spans.render(), &joined(1..=1));
+    assert_eq!(sources(&spans, "threads"), ["option"]);
+    assert_eq!(left.get("contexts_untrusted"), 1, "{left}");
     assert_eq!(right.get("record_differs"), 0, "{right}");
     Ok(())
 }
