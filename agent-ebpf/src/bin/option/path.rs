@@ -184,11 +184,12 @@ fn fail(ctx: &SockOpsContext, offers: &mut Offers) {
     let Some(peer) = peer(ctx) else {
         return;
     };
-    let was_proven = peer.proven != 0;
+    // What fails when it is given up already tells nothing of others.
+    let unknown = peer.proven == 0 && !peer.is_paused(now_ns);
     if peer.failed(now_ns, pause_ns) {
         count(Counter::OptionPeersPaused);
     }
-    if !was_proven
+    if unknown
         && let Some(all) = all()
         && all.failed(now_ns, pause_ns)
     {

@@ -105,14 +105,13 @@ pub(crate) fn make_room(ctx: &SockOpsContext) -> Option<()> {
         wanted = false;
     }
     if asked == CURRENT_MSS {
-        offers.room = if !wanted {
+        // Who finds no room tries no path.
+        offers.room = if !wanted || !reserve(ctx) {
             room::NONE
-        } else if !path::admits(ctx, offers) {
-            room::NOT_NOW
-        } else if reserve(ctx) {
+        } else if path::admits(ctx, offers) {
             room::MADE
         } else {
-            room::NONE
+            room::NOT_NOW
         };
         return None;
     }
