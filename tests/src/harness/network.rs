@@ -133,9 +133,36 @@ impl Routed {
     /// # Errors
     /// When traffic control refuses it.
     pub(crate) fn drop_nothing(&self) -> Result<()> {
-        let interface = format!("v{}n1", std::process::id());
+        self.drop_nothing_of("1")
+    }
+
+    /// The same for what comes from this network.
+    ///
+    /// # Errors
+    /// As [`Self::drop_nothing`].
+    pub(crate) fn drop_nothing_of(&self, network: &str) -> Result<()> {
+        let interface = format!("v{}n{network}", std::process::id());
         let qdisc = ["qdisc", "del", "dev", &interface, "clsact"];
         run_in(&self.router, "tc", &qdisc)
+    }
+
+    /// The client's device cuts no packets any more: the kernel does when they leave.
+    ///
+    /// # Errors
+    /// [`Skip`] when the device always does.
+    pub(crate) fn cut_by_kernel(&self) -> Result<()> {
+        let script = service::workloads().join("segmentation.py");
+        let script = script.to_str().context("a path that is no text")?;
+        run_in(&self.client, "python3", &[script, "eth0"])
+            .map_err(|error| Skip(format!("the device cuts packets: {error:#}")).into())
+    }
+
+    /// The router drops the server's segments whose payload begins with this byte.
+    ///
+    /// # Errors
+    /// [`Skip`] when traffic control cannot.
+    pub(crate) fn drop_payload_of_server(&self, byte: u8) -> Result<()> {
+        self.on_byte("2", byte, &["drop"])
     }
 
     /// Gives the server a second address, 10.77.2.3.
@@ -180,11 +207,16 @@ impl Routed {
     }
 
     fn on_option(&self, kind: u8, action: &[&str]) -> Result<()> {
+        self.on_byte("1", kind, action)
+    }
+
+    /// Does this with packets from one network whose byte behind the timestamps is this one: the next option's kind, or the payload's first.
+    fn on_byte(&self, network: &str, byte: u8, action: &[&str]) -> Result<()> {
         /// Offset in a packet: 20 bytes of IPv4, 20 of TCP, 12 of timestamps with what aligns them.
         const AT: &str = "52";
-        let interface = format!("v{}n1", std::process::id());
+        let interface = format!("v{}n{network}", std::process::id());
         let tc = |arguments: &[&str]| run_in(&self.router, "tc", arguments);
-        let kind = format!("0x{kind:02x}");
+        let kind = format!("0x{byte:02x}");
         let filter = [
             "filter", "add", "dev", &interface, "ingress", "protocol", "ip",
         ];

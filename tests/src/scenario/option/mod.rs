@@ -31,8 +31,17 @@ pub(super) const SCENARIOS: &[Scenario] = &[
     Scenario::full("context_option_sent_again", sent_again),
     Scenario::full("context_option_sent_again_is_needed", sent_again_is_needed),
     Scenario::full("context_option_of_large_requests", large_requests),
+    Scenario::full("context_option_of_packets_that_are_cut", cut_packets),
     Scenario::full("context_option_tells_the_bit", tells_the_bit),
     Scenario::full("context_option_without_room", limits::without_room),
+    Scenario::full(
+        "context_option_beside_signatures",
+        limits::beside_signatures,
+    ),
+    Scenario::full(
+        "context_option_beside_acknowledgements",
+        limits::beside_acknowledgements,
+    ),
     Scenario::full("context_option_malformed", limits::malformed),
     Scenario::full("context_option_untrusted", limits::untrusted),
     Scenario::full("context_option_elsewhere", limits::elsewhere),
@@ -173,6 +182,44 @@ fn large_requests(context: &mut Context) -> Result<()> {
     assert_eq!(sources(&spans, "threads"), ["option"; 3]);
     assert_eq!(left.get("options_written"), 3, "{left}");
     assert_eq!(right.get("options_taken"), 3, "{right}");
+    Ok(())
+}
+
+/// A packet of several segments is cut when it leaves: each piece has the option, one request is joined by it, once.
+fn cut_packets(context: &mut Context) -> Result<()> {
+    let ends = Ends::new(context)?;
+    ends.net.cut_by_kernel()?;
+    let agent = ends.agent(context, &[])?;
+    let wire = Capture::start(&ends.net.router)?;
+    let [mut client, mut server] = ends.connect()?;
+    exchange(
+        &mut client,
+        &mut server,
+        &format!("/b/1?{}", "x".repeat(7_000)),
+    )?;
+    exchange(&mut client, &mut server, "/b/2")?;
+    let segments = wire.stop_segments()?;
+    let pieces = |option: &[u8]| {
+        let same = segments
+            .iter()
+            .filter(|one| one.options_of(EXPERIMENTAL) == [option]);
+        same.count()
+    };
+    let first = |path: &str| {
+        let found = segments
+            .iter()
+            .find(|one| path_of(one).is_some_and(|other| other.starts_with(path)));
+        let options = found.map(|one| one.options_of(EXPERIMENTAL));
+        options.and_then(|options| options.first().map(|option| option.to_vec()))
+    };
+    let [long, short] = ["/b/1", "/b/2"].map(|path| first(path).expect("an option"));
+    assert!(pieces(&long) >= 2, "the packet is cut");
+    assert_eq!(pieces(&short), 1);
+    drop((client, server));
+    let statistics = ends.stop(agent)?;
+    assert_eq!(statistics.get("options_received"), 2, "{statistics}");
+    assert_eq!(statistics.get("options_taken"), 2, "{statistics}");
+    assert_eq!(statistics.get("options_unread"), 0, "{statistics}");
     Ok(())
 }
 

@@ -30,6 +30,7 @@ pub(super) struct Ends {
 }
 
 /// How a request ends.
+#[derive(Clone, Copy)]
 enum End {
     /// The server reads it and answers.
     Answered,
@@ -94,14 +95,9 @@ impl Ends {
             End::Answered => exchange(&mut client, &mut server, path),
             End::Reset => {
                 client.write_all(request(path).as_bytes())?;
-                // The callback has run when the send returns; that it was a request with an option is what the scenario is about.
+                // Nothing else has got one meanwhile.
                 assert_eq!(count(agent, "option_requests")?, before + 1);
-                sockopt::set_socket_linger(&server, Some(Duration::ZERO))?;
-                drop(server);
-                match client.read(&mut [0]) {
-                    Err(error) if error.kind() == ErrorKind::ConnectionReset => Ok(()),
-                    other => bail!("no reset: {other:?}"),
-                }
+                reset(client, server)
             }
             End::Deadline(time) => {
                 client.write_all(request(path).as_bytes())?;
@@ -128,7 +124,18 @@ impl Ends {
     }
 }
 
-fn request(path: &str) -> String {
+/// The server ends a connection with a reset, and the client hears of it.
+fn reset(mut client: TcpStream, server: TcpStream) -> Result<()> {
+    sockopt::set_socket_linger(&server, Some(Duration::ZERO))?;
+    drop(server);
+    match client.read(&mut [0]) {
+        Err(error) if error.kind() == ErrorKind::ConnectionReset => Ok(()),
+        other => bail!("no reset: {other:?}"),
+    }
+}
+
+/// A request's head.
+pub(super) fn request(path: &str) -> String {
     format!("GET {path} HTTP/1.1\r\nHost: there\r\n\r\n")
 }
 
@@ -161,12 +168,25 @@ pub(super) fn answered_with_reset(context: &mut Context) -> Result<()> {
     ends.net.drop_option(EXPERIMENTAL)?;
     ends.request_on(&agent, client, server, "/b/1", End::Reset)?;
     assert_eq!(count(&agent, "option_sockets_failed")?, 0);
-    for id in 2..=4 {
+    for id in 2..=3 {
         ends.request(&agent, &format!("/b/{id}"), End::Reset)?;
     }
-    given_up(&agent, 3)?;
-    let statistics = unharmed(ends, agent, 5)?;
-    assert_eq!(statistics.get("options_written"), 5, "{statistics}");
+    assert_eq!(count(&agent, "option_peers_paused")?, 0);
+    // Several that are under way when it is given up.
+    let mut together = Vec::new();
+    for id in 4..=8 {
+        let [mut client, server] = ends.connect()?;
+        client.write_all(request(&format!("/b/{id}")).as_bytes())?;
+        together.push((client, server));
+    }
+    for (client, server) in together {
+        reset(client, server)?;
+    }
+    given_up(&agent, 7)?;
+    let statistics = unharmed(ends, agent, 9)?;
+    assert_eq!(statistics.get("options_written"), 9, "{statistics}");
+    // It says nothing of other peers.
+    assert_eq!(statistics.get("option_pauses"), 0, "{statistics}");
     Ok(())
 }
 
