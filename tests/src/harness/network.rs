@@ -305,16 +305,29 @@ impl Drop for Loss<'_> {
 /// # Errors
 /// When the namespace cannot be entered, or has no such count.
 pub(crate) fn retransmitted(namespace: &str) -> Result<u64> {
+    counted(namespace, "snmp", "Tcp:", "RetransSegs")
+}
+
+/// Segments that came to a network namespace before others that are missing (`TCPOFOQueue` of /proc/net/netstat).
+///
+/// # Errors
+/// As [`retransmitted`].
+pub(crate) fn out_of_order(namespace: &str) -> Result<u64> {
+    counted(namespace, "netstat", "TcpExt:", "TCPOFOQueue")
+}
+
+/// What the kernel counts under this name: one line has the names, the next one the values.
+fn counted(namespace: &str, file: &str, group: &str, name: &str) -> Result<u64> {
     inside(namespace, || {
-        let text = std::fs::read_to_string("/proc/thread-self/net/snmp")?;
-        let mut lines = text.lines().filter(|line| line.starts_with("Tcp:"));
+        let text = std::fs::read_to_string(format!("/proc/thread-self/net/{file}"))?;
+        let mut lines = text.lines().filter(|line| line.starts_with(group));
         let (names, values) = (lines.next(), lines.next());
         let mut pairs = names
             .into_iter()
             .flat_map(str::split_whitespace)
             .zip(values.into_iter().flat_map(str::split_whitespace));
-        let found = pairs.find(|(name, _)| *name == "RetransSegs");
-        let (_, value) = found.context("no RetransSegs")?;
+        let found = pairs.find(|(one, _)| *one == name);
+        let (_, value) = found.with_context(|| format!("no {name}"))?;
         Ok(value.parse()?)
     })
 }

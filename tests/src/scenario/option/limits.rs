@@ -18,7 +18,7 @@ use crate::harness::{
     agent::{Setup, Statistics},
     capture::Capture,
     collector::Collector,
-    service, wait_for,
+    network, service, wait_for,
 };
 
 /// Nothing is written, each request is counted, and both sides begin traces of their own.
@@ -93,8 +93,15 @@ pub(super) fn beside_acknowledgements(context: &mut Context) -> Result<()> {
     client.read_exact(&mut vec![0; HEAD.len()])?;
     let wire = Capture::start(&ends.net.router)?;
     ends.net.drop_payload_of_server(b'X')?;
+    let early = || network::out_of_order(&ends.net.client);
+    let before = early()?;
     server.write_all(b"X")?;
     server.write_all(b"Y")?;
+    wait_for(
+        || "a segment that comes too early".to_owned(),
+        PATIENCE,
+        || early().is_ok_and(|now| now > before).then_some(()),
+    )?;
     send(&mut client, "/b/3")?;
     server.read_exact(&mut taken)?;
     ends.net.drop_nothing_of("2")?;
