@@ -133,15 +133,7 @@ impl Routed {
     /// # Errors
     /// When traffic control refuses it.
     pub(crate) fn drop_nothing(&self) -> Result<()> {
-        self.drop_nothing_of("1")
-    }
-
-    /// The same for what comes from this network.
-    ///
-    /// # Errors
-    /// As [`Self::drop_nothing`].
-    pub(crate) fn drop_nothing_of(&self, network: &str) -> Result<()> {
-        let interface = format!("v{}n{network}", std::process::id());
+        let interface = format!("v{}n1", std::process::id());
         let qdisc = ["qdisc", "del", "dev", &interface, "clsact"];
         run_in(&self.router, "tc", &qdisc)
     }
@@ -155,14 +147,6 @@ impl Routed {
         let script = script.to_str().context("a path that is no text")?;
         run_in(&self.client, "python3", &[script, "eth0"])
             .map_err(|error| Skip(format!("the device cuts packets: {error:#}")).into())
-    }
-
-    /// The router drops the server's segments whose payload begins with this byte.
-    ///
-    /// # Errors
-    /// [`Skip`] when traffic control cannot.
-    pub(crate) fn drop_payload_of_server(&self, byte: u8) -> Result<()> {
-        self.on_byte("2", byte, &["drop"])
     }
 
     /// Gives the server a second address, 10.77.2.3.
@@ -306,14 +290,6 @@ impl Drop for Loss<'_> {
 /// When the namespace cannot be entered, or has no such count.
 pub(crate) fn retransmitted(namespace: &str) -> Result<u64> {
     counted(namespace, "snmp", "Tcp:", "RetransSegs")
-}
-
-/// Segments that came to a network namespace before others that are missing (`TCPOFOQueue` of /proc/net/netstat).
-///
-/// # Errors
-/// As [`retransmitted`].
-pub(crate) fn out_of_order(namespace: &str) -> Result<u64> {
-    counted(namespace, "netstat", "TcpExt:", "TCPOFOQueue")
 }
 
 /// What the kernel counts under this name: one line has the names, the next one the values.

@@ -1,24 +1,17 @@
 //! Where no option is written, none is taken, or none finds room: each is counted, and nothing else changes.
 
-use std::{
-    io::{Read as _, Write as _},
-    net::TcpStream,
-    process::Command,
-};
+use std::process::Command;
 
-use anyhow::{Context as _, Result};
+use anyhow::Result;
 use rustix::process::Signal;
 
-use super::{
-    hosts::{EXPERIMENTAL, Hosts, OPTION, on_the_wire, path_of, sources},
-    path::{Ends, exchange, request},
-};
+use super::hosts::{Hosts, OPTION, on_the_wire, sources};
 use crate::harness::{
     Context, PATIENCE, Skip,
     agent::{Setup, Statistics},
     capture::Capture,
     collector::Collector,
-    network, service, wait_for,
+    service, wait_for,
 };
 
 /// Nothing is written, each request is counted, and both sides begin traces of their own.
@@ -73,55 +66,6 @@ pub(super) fn beside_signatures(context: &mut Context) -> Result<()> {
     assert_eq!(statistics.get("option_requests"), 3, "{statistics}");
     assert_eq!(statistics.get("options_no_room"), 3, "{statistics}");
     assert_eq!(statistics.get("option_segments"), 0, "{statistics}");
-    Ok(())
-}
-
-/// A request that is sent while a segment from the other end is missing: what is said of it leaves no room.
-pub(super) fn beside_acknowledgements(context: &mut Context) -> Result<()> {
-    /// Kind of selective acknowledgements (RFC 2018).
-    const SELECTIVE: u8 = 5;
-    const HEAD: &[u8] = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n";
-    let ends = Ends::new(context)?;
-    let agent = ends.agent(context, &[])?;
-    let [mut client, mut server] = ends.connect()?;
-    exchange(&mut client, &mut server, "/b/1")?;
-    let send = |client: &mut TcpStream, path: &str| client.write_all(request(path).as_bytes());
-    let mut taken = vec![0; request("/b/2").len()];
-    send(&mut client, "/b/2")?;
-    server.read_exact(&mut taken)?;
-    server.write_all(HEAD)?;
-    client.read_exact(&mut vec![0; HEAD.len()])?;
-    let wire = Capture::start(&ends.net.router)?;
-    ends.net.drop_payload_of_server(b'X')?;
-    let early = || network::out_of_order(&ends.net.client);
-    let before = early()?;
-    server.write_all(b"X")?;
-    server.write_all(b"Y")?;
-    wait_for(
-        || "a segment that comes too early".to_owned(),
-        PATIENCE,
-        || early().is_ok_and(|now| now > before).then_some(()),
-    )?;
-    send(&mut client, "/b/3")?;
-    server.read_exact(&mut taken)?;
-    ends.net.drop_nothing_of("2")?;
-    let mut body = [0; 2];
-    client.read_exact(&mut body)?;
-    assert_eq!(&body, b"XY");
-    server.write_all(HEAD)?;
-    server.write_all(b"ok")?;
-    client.read_exact(&mut vec![0; HEAD.len() + 2])?;
-    let segments = wire.stop_segments()?;
-    let third = segments
-        .iter()
-        .find(|one| path_of(one).as_deref() == Some("/b/3"));
-    let third = third.context("no third request")?;
-    assert_eq!(third.options_of(SELECTIVE).len(), 1, "{third:02x?}");
-    assert!(third.options_of(EXPERIMENTAL).is_empty(), "{third:02x?}");
-    drop((client, server));
-    let statistics = ends.stop(agent)?;
-    assert_eq!(statistics.get("options_written"), 2, "{statistics}");
-    assert_eq!(statistics.get("options_no_room"), 1, "{statistics}");
     Ok(())
 }
 

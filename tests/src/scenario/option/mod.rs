@@ -38,10 +38,6 @@ pub(super) const SCENARIOS: &[Scenario] = &[
         "context_option_beside_signatures",
         limits::beside_signatures,
     ),
-    Scenario::full(
-        "context_option_beside_acknowledgements",
-        limits::beside_acknowledgements,
-    ),
     Scenario::full("context_option_malformed", limits::malformed),
     Scenario::full("context_option_untrusted", limits::untrusted),
     Scenario::full("context_option_elsewhere", limits::elsewhere),

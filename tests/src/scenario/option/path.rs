@@ -135,7 +135,7 @@ fn reset(mut client: TcpStream, server: TcpStream) -> Result<()> {
 }
 
 /// A request's head.
-pub(super) fn request(path: &str) -> String {
+fn request(path: &str) -> String {
     format!("GET {path} HTTP/1.1\r\nHost: there\r\n\r\n")
 }
 
