@@ -1,7 +1,7 @@
 //! Values of trace-context headers: alone, and in a head.
 
 use agent_common::wire::{
-    option,
+    decide, option,
     propagator::Table,
     scan::{BLOCK, head_flags},
     traceparent::{FLAG_RANDOM, FLAG_SAMPLED, TraceParent, VERSION, format, parse},
@@ -93,7 +93,9 @@ pub fn tcp_option(bytes: &[u8]) -> bool {
         context.span_id.to_ne_bytes(),
     ];
     assert_eq!(ids.concat(), bytes[4..]);
-    assert_eq!(context.flags & 1 != 0, bytes[3] == b'T');
+    assert_eq!(context.flags & 1 != 0, bytes[3].is_ascii_uppercase());
+    let restarted = context.flags & decide::RESTARTED != 0;
+    assert_eq!(restarted, bytes[3].eq_ignore_ascii_case(&b'r'));
     true
 }
 
