@@ -82,7 +82,7 @@ pub const THRESHOLDS: u32 = 64;
 /// Entries of `LIVE`, the array through which user space asks for live positions.
 pub const LIVE_BATCH: u32 = 64;
 
-/// Value of `LIVE`: user space writes `socket` and `connection`, runs the program `live_positions`, and reads the rest.
+/// Value of `LIVE`: user space writes `socket`, `connection` and perhaps [`LiveRequest::GIVEN_UP`], runs the program `live_positions`, and reads the rest.
 #[derive(Clone, Copy, Debug, Default, FromBytes, IntoBytes, Immutable, KnownLayout)]
 #[repr(C)]
 pub struct LiveRequest {
@@ -101,6 +101,8 @@ pub struct LiveRequest {
 impl LiveRequest {
     /// In [`LiveRequest::found`]: a request on the connection is open.
     pub const IS_OPEN: u64 = 2;
+    /// In [`LiveRequest::found`] of a question: user space has given up the request on the connection.
+    pub const GIVEN_UP: u64 = 4;
 }
 
 const _: () = assert!(

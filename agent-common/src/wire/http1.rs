@@ -159,6 +159,14 @@ impl Pending {
         true
     }
 
+    /// The newest request was not accepted, and something else is offered in its place.
+    #[inline(always)]
+    pub fn take_back(&mut self) {
+        if self.count() != 0 {
+            self.begun = self.begun.wrapping_sub(1);
+        }
+    }
+
     /// User space does not hear of the newest request.
     #[inline(always)]
     pub fn hide_newest(&mut self) {
@@ -345,7 +353,10 @@ mod tests {
             assert!(pending.push(0));
         }
         assert!(!pending.push(0));
+        pending.take_back();
+        assert_eq!(pending.count(), Pending::LIMIT - 1);
         pending.clear();
+        pending.take_back();
         assert_eq!((pending.first(), pending.count()), (None, 0));
     }
 

@@ -8,7 +8,7 @@ use agent_common::{
     },
 };
 
-use super::hide::{self, ut_hide};
+use super::hide::{self, ut_hide, ut_lose_hidden};
 use super::step::{CHUNKS, DONE, MORE, lose};
 use super::unfinished::drop_saved;
 use crate::{
@@ -82,9 +82,14 @@ fn complete(level: u32, work: *mut Work, socket: *mut Socket, direction: usize) 
         socket.chunks.told = 0;
     }
     if work.repeated != 0 {
-        // Something else is offered: what waits for an answer is not known exactly any more.
-        socket.streams[direction].lost = 1;
+        // Something else is offered.
         work.mute = 0;
+        if is_request {
+            socket.pending.take_back();
+        } else {
+            // The request that it answers was answered: what waits is not known exactly any more.
+            socket.streams[direction].lost = 1;
+        }
     }
     work.repeated = 0;
     let framing = if is_request {
@@ -100,10 +105,11 @@ fn complete(level: u32, work: *mut Work, socket: *mut Socket, direction: usize) 
         stream.tries = 0;
     }
     if is_request {
-        if global!(HIDE_UNSAMPLED) != 0 && socket.unpaired != 0 {
-            hide::pair_again(work, socket);
-        }
+        let alone = hide::is_alone(work, socket);
         forget_answered(work, socket, direction);
+        if global!(HIDE_UNSAMPLED) != 0 && hide::is_lost(socket) {
+            ut_lose_hidden(level, alone);
+        }
         if !socket.pending.push(work.head.method) || work.decisions >= DECISIONS {
             count(Counter::DecisionsBeyondLimit);
             lose(&mut socket.streams[direction]);
@@ -123,6 +129,9 @@ fn complete(level: u32, work: *mut Work, socket: *mut Socket, direction: usize) 
             place_decision(work);
         }
     } else {
+        if global!(HIDE_UNSAMPLED) != 0 && hide::is_lost(socket) {
+            ut_lose_hidden(level, 0);
+        }
         if receive {
             decide::read(work, socket, true);
         }
@@ -196,15 +205,20 @@ fn forget_answered(work: &Work, socket: &mut Socket, direction: usize) {
         return;
     }
     let is_known = other.phase == Phase::Body as u8;
-    if is_sent && (is_known || other.phase == Phase::Turn as u8) {
+    let is_lost = other.phase == Phase::Turn as u8;
+    if is_sent && (is_known || is_lost) {
         other.message_end = other.state.position;
         if is_known {
             count(Counter::HeadsUnseen);
             lose(other);
         }
         socket.pending.clear();
-    } else if !is_sent && is_known && work.turned != 0 {
-        other.lost = 1;
+    } else if !is_sent && (is_known || is_lost) && work.turned != 0 {
+        if is_known {
+            other.lost = 1;
+        } else {
+            other.message_end = other.state.position;
+        }
         socket.pending.clear();
     }
 }

@@ -316,15 +316,46 @@ fn stop(work: &mut Work) {
     work.mute = 0;
 }
 
-/// A request begins on a connection where something was lost: it has its own response when it is the only one that waits.
+/// 1: the request that begins is the only one that waits, whatever was lost before it: none did, or one whose response passed unseen. To be asked before
+/// that one is forgotten.
 #[inline(always)]
-pub(super) fn pair_again(work: &mut Work, socket: &mut Socket) {
+pub(super) fn is_alone(work: &Work, socket: &Socket) -> u32 {
     let other = &socket.streams[(work.direction & 1) as usize ^ 1];
-    let alone = socket.pending.count() == 0 && work.turned != 0 && work.decisions == 0;
-    if alone && other.phase != Phase::Head as u8 {
+    let waiting = socket.pending.count();
+    let answered = waiting == 0 || waiting == 1 && other.state.position > other.message_end;
+    let begins = work.turned != 0 && work.decisions == 0;
+    u32::from(answered && begins && other.phase != Phase::Head as u8)
+}
+
+/// Whether a place was lost, or was and nothing can be paired yet.
+#[inline(always)]
+pub(super) fn is_lost(socket: &Socket) -> bool {
+    let [received, sent] = &socket.streams;
+    u32::from(received.lost | sent.lost) | socket.unpaired != 0
+}
+
+/// A message begins on a connection where a place was lost: its record says so. A request that is `alone` has its own response.
+///
+/// A global function: the verifier checks it once.
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub extern "C" fn ut_lose_hidden(level: u32, alone: u32) -> u32 {
+    let Some(scratch) = scratch::get(level) else {
+        return 0;
+    };
+    let work = &mut scratch.work;
+    let Some(socket) = conn::find(work.sk) else {
+        return 0;
+    };
+    let [received, sent] = &socket.streams;
+    if received.lost | sent.lost != 0 {
+        give_up(work, socket);
+    }
+    if alone != 0 {
         socket.unpaired = 0;
         work.unpaired = 0;
     }
+    0
 }
 
 /// The next record says that hidden messages cannot be told from others.

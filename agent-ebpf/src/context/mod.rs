@@ -450,13 +450,16 @@ fn leave(socket: &Socket) {
 /// Closes a request that nobody will answer, so that it is not counted among those its thread may work for. User space asks when it gives the request
 /// up, which it counts from the first byte of the head and not from the last.
 #[inline(always)]
-pub(crate) fn expire(sk: u64, socket: &mut Socket, now_ns: u64) {
+pub(crate) fn expire(sk: u64, socket: &mut Socket, now_ns: u64, given_up: bool) {
     let lifetime_ns = global!(REQUEST_LIFETIME_NS);
+    let lifetime_ns = if given_up {
+        lifetime_ns - lifetime_ns / 8
+    } else {
+        lifetime_ns
+    };
     let at = place(socket);
     let request = &socket.request;
-    if request.flags & request_flags::OPEN != 0
-        && is_stale(request.since_ns, now_ns, lifetime_ns - lifetime_ns / 8)
-    {
+    if request.flags & request_flags::OPEN != 0 && is_stale(request.since_ns, now_ns, lifetime_ns) {
         count(Counter::RequestsExpired);
         close(sk, socket, at);
     }

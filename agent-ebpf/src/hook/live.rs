@@ -36,6 +36,7 @@ pub extern "C" fn ut_answer(index: u32) -> u32 {
     if sk == 0 {
         return 0;
     }
+    let given_up = request.found & LiveRequest::GIVEN_UP != 0;
     request.found = 0;
     if let Some(socket) = conn::find(sk)
         && socket.connection == request.connection
@@ -47,7 +48,7 @@ pub extern "C" fn ut_answer(index: u32) -> u32 {
         capture::settle(sk, socket);
         conn::tell_state(&raw mut request.sent, socket, Direction::Send, false);
         conn::tell_state(&raw mut request.received, socket, Direction::Receive, true);
-        context::expire(sk, socket, conn::now());
+        context::expire(sk, socket, conn::now(), given_up);
         request.found = 1;
         if socket.request.flags & request_flags::OPEN != 0 {
             request.found |= LiveRequest::IS_OPEN;

@@ -94,10 +94,16 @@ impl Pipeline {
                 out.push(LiveRequest {
                     socket: tracked.socket(),
                     connection: *id,
+                    found: tracked.given_up(),
                     ..LiveRequest::default()
                 });
             }
         }
+    }
+
+    /// Nobody answers [`Pipeline::live_requests`] any more.
+    pub const fn stop_asking(&mut self) {
+        self.core.config.asks_resting = false;
     }
 
     /// Ends everything that is open: for the end of a recording and of the agent. Requests that wait for a response become spans that say that

@@ -36,17 +36,17 @@ impl Attached {
         })
     }
 
-    /// Answers for as many pairs of (socket, connection) as there are; see [`LiveRequest`].
+    /// Answers for as many questions as there are; see [`LiveRequest`].
     ///
     /// # Errors
     /// When a system call fails.
     pub fn live_positions<'a>(
         &self,
         live: &'a mut LivePositions,
-        pairs: &[(u64, u64)],
+        questions: &[LiveRequest],
     ) -> Result<&'a [LiveRequest], ProbeError> {
         live.answers.clear();
-        for batch in pairs.chunks(LIVE_BATCH as usize) {
+        for batch in questions.chunks(LIVE_BATCH as usize) {
             live.ask(batch).map_err(map_error)?;
             run(&self.ebpf).map_err(|source| ProbeError::Run {
                 program: PROGRAM,
@@ -59,15 +59,14 @@ impl Attached {
 }
 
 impl LivePositions {
-    fn ask(&mut self, pairs: &[(u64, u64)]) -> Result<(), MapError> {
-        let questions = pairs.iter().map(|(socket, connection)| LiveRequest {
-            socket: *socket,
-            connection: *connection,
-            ..LiveRequest::default()
-        });
+    fn ask(&mut self, questions: &[LiveRequest]) -> Result<(), MapError> {
         // A socket of 0 ends a batch that does not fill the map.
         let end = LiveRequest::default();
-        let questions = questions.chain([end]).take(LIVE_BATCH as usize);
+        let questions = questions
+            .iter()
+            .copied()
+            .chain([end])
+            .take(LIVE_BATCH as usize);
         for (index, question) in (0..).zip(questions) {
             let words: Words = transmute!(question);
             self.requests.set(index, words, 0)?;

@@ -21,6 +21,7 @@ pub(super) const SCENARIOS: &[Scenario] = &[
     Scenario::core("context_sampling_alternates", alternates),
     Scenario::core("record_leaves_out_unsampled", recorded),
     Scenario::full("context_sampling_resets_counted", resets_counted),
+    Scenario::full("context_sampling_place_lost", place_lost),
     Scenario::full("accounting_control_nothing_hidden", nothing_hidden),
 ];
 
@@ -319,6 +320,62 @@ fn resets_counted(context: &mut Context) -> Result<()> {
         "{statistics}"
     );
     assert_in_order(&statistics);
+    Ok(())
+}
+
+/// Answers to hidden requests whose heads are too long to be followed: the place is lost each time, and what is sampled behind them has its own answer, at
+/// both ends.
+fn place_lost(context: &mut Context) -> Result<()> {
+    const ROUNDS: u16 = 4;
+    let server = Scripted::start(context, |stream, head| {
+        let path = head.split(' ').nth(1).unwrap_or_default();
+        let (kind, number) = path[1..].split_once('/').unwrap_or_default();
+        let status = if kind == "told" { number } else { "200" };
+        let long = if kind == "huge" { 20_000 } else { 1 };
+        let answer = format!(
+            "HTTP/1.1 {status} X\r\nX-Long: {}\r\nContent-Length: 4\r\n\r\n{status}\n",
+            "y".repeat(long)
+        );
+        stream.write_all(answer.as_bytes())
+    })?;
+    let collector = Collector::start()?;
+    let agent = Setup::grpc(&collector).port(server.port()).start(context)?;
+    // The accept() that waited while the agent started is not seen to return.
+    drop(Connection::open(server.port())?);
+    let mut connection = Connection::open(server.port())?;
+    let mut expected = BTreeSet::new();
+    // Each names another caller: the server is in this process, and one that sends on what it has read forwards it.
+    let mut callers = 1_u64..;
+    let mut ask = |path: &str, sampled| {
+        let caller = format!("{:016x}", callers.next().unwrap_or_default());
+        let head = request(path, sampled, "").replace(PARENT, &caller);
+        connection.send(head.as_bytes())?;
+        connection.response("GET")
+    };
+    for round in 0..ROUNDS {
+        for path in ["/left/1", "/huge/2"] {
+            assert_eq!(ask(path, false)?.status, 200);
+        }
+        for n in 0..2 {
+            let status = 211 + 2 * round + n;
+            let path = format!("/told/{status}");
+            assert_eq!(ask(&path, true)?.status, status);
+            expected.insert(path);
+        }
+    }
+    collector.wait_for_spans(2 * expected.len(), PATIENCE)?;
+    let statistics = agent.stop()?;
+    let spans = collector.spans();
+    assert_paths(&spans, &expected);
+    for span in &spans.0 {
+        let own = span.path().trim_start_matches("/told/");
+        let status = span.get("http.response.status_code");
+        assert_eq!(status, own, "{}", spans.render());
+    }
+    // At both ends.
+    let lost = 2 * u64::from(ROUNDS);
+    assert_eq!(statistics.get("hiding_lost"), lost, "{statistics}");
+    assert_eq!(statistics.get("responses_unpaired"), 0, "{statistics}");
     Ok(())
 }
 

@@ -6,7 +6,9 @@
 mod endings;
 mod messages;
 
-use agent_common::abi::{Direction, MessageEnd, Open, Role, Segment, StreamState, segment_flags};
+use agent_common::abi::{
+    Direction, LiveRequest, MessageEnd, Open, Role, Segment, StreamState, segment_flags,
+};
 
 use super::{
     core::Core,
@@ -159,6 +161,15 @@ impl Tracked {
             || !self.exchanges.is_empty()
             || !self.decisions.is_empty()
             || self.wants_position()
+    }
+
+    /// What a question for its position says: [`LiveRequest::GIVEN_UP`] or 0.
+    pub(super) const fn given_up(&self) -> u64 {
+        if self.overdue {
+            LiveRequest::GIVEN_UP
+        } else {
+            0
+        }
     }
 
     /// Whether the position of the socket could end a message.

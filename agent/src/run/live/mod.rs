@@ -213,16 +213,12 @@ impl Agent {
         if self.questions.is_empty() {
             return;
         }
-        let pairs: Vec<(u64, u64)> = self
-            .questions
-            .iter()
-            .map(|question| (question.socket, question.connection))
-            .collect();
-        match self.attached.live_positions(live, &pairs) {
+        match self.attached.live_positions(live, &self.questions) {
             Ok(answers) => self.inner.push(&Input::Live(answers)),
             Err(error) => {
                 warn!(%error, "cannot ask for live positions; messages end with the next record");
                 self.live = None;
+                self.inner.pipeline.stop_asking();
             }
         }
     }
