@@ -13,6 +13,7 @@ pub mod export;
 #[cfg(any(test, feature = "testing"))]
 #[doc(hidden)]
 pub mod fuzzing;
+pub mod image;
 pub mod inject;
 pub mod kernel;
 pub mod pipeline;

@@ -6,7 +6,6 @@
 pub mod cgroup;
 pub mod connections;
 pub mod dispatch;
-pub mod elf;
 #[cfg(test)]
 pub(crate) mod fixture;
 pub mod glob;

@@ -9,8 +9,9 @@ use crate::{
         ClockPair,
         recording::{Description, Recorder},
     },
+    image::testing::{BASE, image, symbol},
     kernel::{btf, offsets},
-    process::{ProcessFacts, Resource, elf::tests::image},
+    process::{ProcessFacts, Resource},
     testing::{PROCESS, Record, SegmentExt as _, Socket},
 };
 
@@ -265,11 +266,7 @@ pub(super) fn config() -> Samples {
 }
 
 pub(super) fn elf() -> Samples {
-    let mut symbols = vec![0; 24];
-    symbols.extend(1_u32.to_le_bytes());
-    symbols.extend([0x12, 0, 14, 0]);
-    symbols.extend(0x4000_u64.to_le_bytes());
-    symbols.extend(0x20_u64.to_le_bytes());
+    let symbols = [vec![0; 24], symbol(1, BASE, 0x20)].concat();
     let names = b"\0uv_run\0ngx_process_events\0";
     // Sections of one name that all are the whole file.
     let mut overlapping = image(&[(".dynstr", b"?".as_slice()); 60]);
