@@ -218,7 +218,7 @@ impl<'a, R: ReadAt + ?Sized> Image<'a, R> {
         let range = section.offset..section.offset.saturating_add(size);
         let mut held = text.is_empty();
         if !held {
-            search(self.bytes, range, text, 0, |_, _| {
+            search(self.bytes, range, &[text], 0, |_, _, _| {
                 held = true;
                 false
             });
@@ -252,11 +252,17 @@ impl<'a, R: ReadAt + ?Sized> Image<'a, R> {
             if !goes_on {
                 break;
             }
-            search(self.bytes, range, text, text.len() + BEHIND, |piece, at| {
-                let behind = &piece.bytes[at + text.len()..];
-                goes_on = hit(&behind[..behind.len().min(BEHIND)]);
-                goes_on
-            });
+            search(
+                self.bytes,
+                range,
+                &[text],
+                text.len() + BEHIND,
+                |piece, at, _| {
+                    let behind = &piece.bytes[at + text.len()..];
+                    goes_on = hit(&behind[..behind.len().min(BEHIND)]);
+                    goes_on
+                },
+            );
         }
     }
 

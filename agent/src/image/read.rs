@@ -108,26 +108,31 @@ pub(super) fn pieces(
     }
 }
 
-/// Finds each place of a range at which `text` stands, with up to `margin` bytes before and behind, until `hit` says to stop.
+/// Finds each place of a range at which one of `texts` stands, with up to `margin` bytes before and behind, until `hit` says to stop.
+///
+/// `hit` is told the place in the piece, and which text it is.
 pub(super) fn search(
     bytes: &(impl ReadAt + ?Sized),
     range: Range<u64>,
-    text: &[u8],
+    texts: &[&[u8]],
     margin: usize,
-    mut hit: impl FnMut(&Piece<'_>, usize) -> bool,
+    mut hit: impl FnMut(&Piece<'_>, usize, usize) -> bool,
 ) {
-    let finder = Finder::new(text);
-    pieces(bytes, range, margin.max(text.len()), |piece| {
-        let mut from = piece.body.start;
-        while let Some(found) = finder.find(&piece.bytes[from..]) {
-            let at = from + found;
-            if at >= piece.body.end {
-                break;
+    let longest = texts.iter().map(|text| text.len()).max().unwrap_or(0);
+    let finders: Vec<_> = texts.iter().map(Finder::new).collect();
+    pieces(bytes, range, margin.max(longest), |piece| {
+        for (which, finder) in finders.iter().enumerate() {
+            let mut from = piece.body.start;
+            while let Some(found) = finder.find(&piece.bytes[from..]) {
+                let at = from + found;
+                if at >= piece.body.end {
+                    break;
+                }
+                if !hit(piece, at, which) {
+                    return false;
+                }
+                from = at + 1;
             }
-            if !hit(piece, at) {
-                return false;
-            }
-            from = at + 1;
         }
         true
     });
@@ -214,10 +219,17 @@ mod tests {
             bytes.extend(text);
             let hits = |end: usize| {
                 let mut hits = Vec::new();
-                search(bytes.as_slice(), 0..end as u64, text, 0, |piece, at| {
-                    hits.push(piece.offset as usize + at);
-                    true
-                });
+                search(
+                    bytes.as_slice(),
+                    0..end as u64,
+                    &[b"other", text],
+                    0,
+                    |piece, at, which| {
+                        assert_eq!(which, 1);
+                        hits.push(piece.offset as usize + at);
+                        true
+                    },
+                );
                 hits
             };
             assert_eq!(hits(bytes.len()), [at]);

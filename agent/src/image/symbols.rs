@@ -13,7 +13,7 @@ use std::{
 
 use super::{
     Image, ReadAt, Section, half, long,
-    read::{Forward, exactly, pieces, search},
+    read::{exactly, pieces, search},
     word,
 };
 
@@ -54,7 +54,7 @@ pub(super) enum Table {
 }
 
 /// A name that is wanted.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Name {
     /// As it stands in the table.
     Plain(&'static str),
@@ -63,6 +63,14 @@ pub enum Name {
 }
 
 impl Name {
+    /// The name, or the path.
+    #[must_use]
+    pub const fn text(self) -> &'static str {
+        match self {
+            Self::Plain(text) | Self::Rust(text) => text,
+        }
+    }
+
     /// A text that each symbol of that name holds.
     fn mark(self) -> &'static str {
         match self {
@@ -220,50 +228,44 @@ fn places<R: ReadAt + ?Sized>(bytes: &R, texts: &Section, names: &[Name]) -> Has
     let mut marks: Vec<&str> = names.iter().map(|name| name.mark()).collect();
     marks.sort_unstable();
     marks.dedup();
-    for mark in marks {
-        let mut last = None;
-        search(
-            bytes,
-            range.clone(),
-            mark.as_bytes(),
-            MAX_NAME,
-            |piece, at| {
-                let place = |at: usize| u32::try_from(piece.offset + at as u64 - texts.offset).ok();
-                let text = &piece.bytes[at..];
-                let plain = names.iter().position(|name| match name {
-                    Name::Plain(name) => text
-                        .strip_prefix(name.as_bytes())
-                        // Behind the name the end, or its version.
-                        .is_some_and(|rest| matches!(rest.first(), None | Some(0 | b'@'))),
-                    Name::Rust(_) => false,
-                });
-                if let (Some(which), Some(place)) = (plain, place(at)) {
-                    places.insert(place, which);
-                } else if plain.is_none() {
-                    let before = piece.bytes[..at].iter().rposition(|byte| *byte == 0);
-                    let start = before.map_or(0, |zero| zero + 1);
-                    let start_place = place(start);
-                    // A name may hold the mark many times.
-                    if start_place != last {
-                        last = start_place;
-                        let whole = &piece.bytes[start..];
-                        let end = whole.iter().position(|byte| *byte == 0);
-                        let which = end.and_then(|end| rust_name(&whole[..end], names));
-                        if let (Some(which), Some(place)) = (which, start_place) {
-                            places.insert(place, which);
-                        }
-                    }
-                }
-                places.len() < MAX_PLACES
-            },
-        );
-    }
+    let marks: Vec<&[u8]> = marks.into_iter().map(str::as_bytes).collect();
+    let mut last = None;
+    search(bytes, range, &marks, MAX_NAME, |piece, at, _| {
+        let place = |at: usize| u32::try_from(piece.offset + at as u64 - texts.offset).ok();
+        let text = &piece.bytes[at..];
+        let plain = names.iter().position(|name| match name {
+            Name::Plain(name) => text
+                .strip_prefix(name.as_bytes())
+                // Behind the name the end, or its version.
+                .is_some_and(|rest| matches!(rest.first(), None | Some(0 | b'@'))),
+            Name::Rust(_) => false,
+        });
+        if let Some(which) = plain {
+            places.extend(place(at).map(|place| (place, which)));
+        } else {
+            let before = piece.bytes[..at].iter().rposition(|byte| *byte == 0);
+            let start = before.map_or(0, |zero| zero + 1);
+            let start_place = place(start);
+            // A name may hold the mark many times.
+            if start_place != last {
+                last = start_place;
+                let whole = &piece.bytes[start..];
+                let which = rust_name(whole, names);
+                places.extend(start_place.zip(which));
+            }
+        }
+        places.len() < MAX_PLACES
+    });
     places
 }
 
-/// Which of the paths a mangled name is.
-fn rust_name(mangled: &[u8], names: &[Name]) -> Option<usize> {
-    let text = std::str::from_utf8(mangled.get(..MAX_NAME).unwrap_or(mangled)).ok()?;
+/// Which of the paths the mangled name is with which a text begins.
+fn rust_name(text: &[u8], names: &[Name]) -> Option<usize> {
+    if !text.starts_with(b"_R") && !text.starts_with(b"_ZN") {
+        return None;
+    }
+    let end = text.iter().take(MAX_NAME).position(|byte| *byte == 0)?;
+    let text = std::str::from_utf8(&text[..end]).ok()?;
     // The last part of the path stands in it as it is: most names need no more than this look.
     let last = |path: &str| {
         let last = path.rsplit(':').next().unwrap_or(path);
@@ -308,9 +310,9 @@ fn version_of<R: ReadAt + ?Sized>(image: &Image<'_, R>, index: u64) -> u16 {
         .find(|section| section.kind == VERSION_OF_SYMBOLS)
         .and_then(|section| {
             let at = section.offset.checked_add(index * 2)?;
-            Forward::new(image.bytes).take::<2>(at)
+            exactly(image.bytes, at, 2)
         });
-    number.map_or(1, u16::from_le_bytes)
+    number.map_or(1, |number| half(&number, 0) as u16)
 }
 
 /// Versions with their numbers; the first one names the library itself and is left out.

@@ -12,6 +12,7 @@ pub mod glob;
 pub mod host;
 pub mod identity;
 pub mod kubernetes;
+pub mod mapped;
 pub mod program;
 mod resource;
 pub mod runtime;

@@ -27,13 +27,19 @@ pub fn version<R: ReadAt + ?Sized>(image: &Image<'_, R>) -> Option<String> {
     };
     let end = place.end.min(place.start.saturating_add(MAX_SEARCHED));
     let mut header = None;
-    search(image.bytes, place.start..end, MAGIC, 0, |piece, at| {
-        let at = piece.offset + at as u64;
-        if (at - place.start).is_multiple_of(16) {
-            header = Some(at);
-        }
-        header.is_none()
-    });
+    search(
+        image.bytes,
+        place.start..end,
+        &[MAGIC],
+        0,
+        |piece, at, _| {
+            let at = piece.offset + at as u64;
+            if (at - place.start).is_multiple_of(16) {
+                header = Some(at);
+            }
+            header.is_none()
+        },
+    );
     let header = exactly(image.bytes, header?, HEADER + 1 + MAX_VERSION)
         .or_else(|| exactly(image.bytes, header?, HEADER + 1));
     let Some(header) = header.filter(|header| header[15] & INLINE != 0) else {

@@ -59,20 +59,21 @@ pub(super) fn find<R: ReadAt + ?Sized>(image: &Image<'_, R>) -> Result<Pclntab, 
         let size = segment.size.min(left);
         left -= size;
         let range = segment.offset..segment.offset.saturating_add(size);
-        for magic in MAGICS {
-            // Magic, two zeros, size of the smallest instruction, size of a pointer.
+        // Magic, two zeros, size of the smallest instruction, size of a pointer.
+        let starts = MAGICS.map(|magic| {
             let mut start = [0, 0, 0, 0, 0, 0, quantum, 8];
             start[..4].copy_from_slice(&magic.to_le_bytes());
-            search(image.bytes, range.clone(), &start, 0, |piece, at| {
-                let at = piece.offset + at as u64;
-                if let Ok(table) = read(image, at) {
-                    outcome = Ok(table);
-                }
-                outcome.is_err()
-            });
-            if outcome.is_ok() {
-                return outcome;
+            start
+        });
+        let starts = [&starts[0][..], &starts[1][..]];
+        search(image.bytes, range, &starts, 0, |piece, at, _| {
+            if let Ok(table) = read(image, piece.offset + at as u64) {
+                outcome = Ok(table);
             }
+            outcome.is_err()
+        });
+        if outcome.is_ok() {
+            break;
         }
     }
     outcome
@@ -154,11 +155,17 @@ impl Pclntab {
     fn places<R: ReadAt + ?Sized>(&self, image: &Image<'_, R>, name: &str) -> Vec<u32> {
         let text = [name.as_bytes(), b"\0"].concat();
         let mut places = Vec::new();
-        search(image.bytes, self.names.clone(), &text, 0, |piece, at| {
-            let place = piece.offset + at as u64 - self.names.start;
-            places.extend(u32::try_from(place));
-            places.len() < MAX_PLACES
-        });
+        search(
+            image.bytes,
+            self.names.clone(),
+            &[&text],
+            0,
+            |piece, at, _| {
+                let place = piece.offset + at as u64 - self.names.start;
+                places.extend(u32::try_from(place));
+                places.len() < MAX_PLACES
+            },
+        );
         places
     }
 }
