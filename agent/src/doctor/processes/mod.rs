@@ -1,0 +1,154 @@
+//! `undertrace doctor --processes`: which libraries of TLS the processes of this machine have, and which of them could not be seen inside.
+//!
+//! Input: a `/proc`. Output: a [`Processes`], as text for a person or as JSON. Files that processes have mapped are read; nothing is attached,
+//! and nothing is needed from the kernel.
+
+mod text;
+
+use std::{
+    io::Write,
+    path::{Path, PathBuf},
+};
+
+use serde::Serialize;
+
+use crate::{
+    process::{Proc, ProcSource as _, mapped},
+    tls::{
+        Exit, Probe,
+        discovery::{Discovery, Located, Look},
+    },
+};
+
+/// Everything that is found out.
+#[derive(Clone, Debug, Serialize)]
+pub struct Processes {
+    /// Version of the agent.
+    pub version: &'static str,
+    /// The processes that were there, by their ids; threads of the kernel are none.
+    pub processes: Vec<Process>,
+}
+
+/// One process.
+#[derive(Clone, Debug, Serialize)]
+pub struct Process {
+    /// Its id.
+    pub pid: u32,
+    /// Path of its program; none where it may not be read.
+    pub program: Option<PathBuf>,
+    /// Name of its first thread.
+    pub name: String,
+    /// The libraries that it has.
+    pub libraries: Vec<Library>,
+    /// Why it was not looked at.
+    pub error: Option<String>,
+}
+
+/// A library of TLS in a process.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Library {
+    /// Its name.
+    pub library: &'static str,
+    /// Its version, as far as it tells.
+    pub version: Option<String>,
+    /// The file that holds it, as the process saw its path.
+    pub path: PathBuf,
+    /// Whether that is the program itself.
+    pub built_in: bool,
+    /// The file's build id.
+    pub build_id: Option<String>,
+    /// Why it cannot be seen inside; none where it can.
+    pub reason: Option<String>,
+    /// The functions that have to be probed for it.
+    pub probes: Vec<Place>,
+}
+
+/// A function that has to be probed.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Place {
+    /// Its name.
+    pub function: &'static str,
+    /// Where it is in the file.
+    pub offset: u64,
+    /// Its return instructions in the file, where the kernel cannot tell that it returns.
+    pub returns: Vec<u64>,
+}
+
+/// Writes the report on the processes of the `/proc` mounted at `proc`.
+///
+/// # Errors
+/// When the output cannot be written.
+pub fn run(proc: &Path, json: bool, out: &mut impl Write) -> std::io::Result<()> {
+    let mut tgids = Proc::new(proc).tgids();
+    tgids.sort_unstable();
+    let report = examine(proc, &tgids);
+    if json {
+        serde_json::to_writer_pretty(&mut *out, &report)?;
+        return writeln!(out);
+    }
+    text::write(&report, out)
+}
+
+/// Looks at these processes.
+fn examine(proc: &Path, tgids: &[u32]) -> Processes {
+    let mut discovery = Discovery::new(proc);
+    let source = Proc::new(proc);
+    let look = |tgid: &u32| {
+        let name = source.stat(*tgid)?.comm;
+        let program = mapped::program(proc, *tgid);
+        let (libraries, error) = match discovery.look(*tgid) {
+            Look::Gone => return None,
+            Look::Denied => (
+                Vec::new(),
+                Some("may not be looked at: run as root".to_owned()),
+            ),
+            Look::Unreadable(error) => (Vec::new(), Some(error.to_string())),
+            Look::Libraries(libraries) => (libraries, None),
+        };
+        Some(Process {
+            pid: *tgid,
+            program,
+            name,
+            libraries: libraries.into_iter().map(Library::from).collect(),
+            error,
+        })
+    };
+    Processes {
+        version: env!("CARGO_PKG_VERSION"),
+        processes: tgids.iter().filter_map(look).collect(),
+    }
+}
+
+impl From<Located> for Library {
+    fn from(located: Located) -> Self {
+        let (probes, reason) = match located.finding.probes {
+            Ok(probes) => (probes.iter().map(Place::from).collect(), None),
+            Err(reason) => (Vec::new(), Some(reason.to_string())),
+        };
+        Self {
+            library: located.finding.library,
+            version: located.finding.version,
+            path: located.path,
+            built_in: located.built_in,
+            build_id: located.build_id,
+            reason,
+            probes,
+        }
+    }
+}
+
+impl From<&Probe> for Place {
+    fn from(probe: &Probe) -> Self {
+        Self {
+            function: probe.function,
+            offset: probe.entry,
+            returns: match &probe.exit {
+                Exit::Instructions(places) => places.clone(),
+                Exit::None | Exit::Return => Vec::new(),
+            },
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;
