@@ -1,17 +1,13 @@
-//! What the machine and its user tell: type information, images, control groups, the configuration file.
+//! What the machine and its user tell: type information, control groups, the configuration file.
 
-use std::{cell::Cell, path::Path};
+use std::path::Path;
 
 use agent_common::kernel_fields::{ABSENT, globals};
 
 use crate::{
     config::{Config, file::parse},
-    image::{
-        self, ImageError, ReadAt,
-        symbols::{self, Lookup, Name},
-    },
     kernel::{btf::Btf, offsets::Offsets},
-    process::{Runtime, cgroup::Place, runtime::recognise},
+    process::cgroup::Place,
 };
 
 /// Type information of a kernel, with the questions that the daemon asks. Taken is what answers all that is required.
@@ -43,58 +39,6 @@ pub fn btf(bytes: &[u8]) -> bool {
         offsets.missing.len()
     );
     true
-}
-
-/// The image of a process, with the questions that tell which runtime it is. Taken is one of a runtime that is known.
-pub fn elf(bytes: &[u8]) -> bool {
-    let file = Counted {
-        bytes,
-        read: Cell::new(0),
-    };
-    match image::Image::read(&file) {
-        Ok(image) => {
-            let names: usize = image
-                .sections
-                .iter()
-                .map(|section| section.name.len())
-                .sum();
-            assert!(names <= 1024 * 768, "{names} bytes of names");
-            for section in image.sections.iter().take(8) {
-                assert!(image.holds(section, b""));
-                let held = image.holds(section, b"uv_run");
-                let there = bytes.windows(6).any(|window| window == b"uv_run");
-                assert!(there || !held);
-            }
-            for lookup in symbols::find(&image, &[Name::Plain("uv_run"), Name::Rust("uv::run")]) {
-                if let Lookup::Found(symbol) = lookup {
-                    assert!(symbol.addresses.start <= symbol.addresses.end);
-                    assert!(image.code_offset(symbol.addresses.start).is_some());
-                }
-            }
-            let _ = image::build_id(&image);
-        }
-        Err(error) => assert!(
-            error != ImageError::NotElf || !bytes.starts_with(b"\x7fELF") || bytes.len() < 64
-        ),
-    }
-    let runtime = recognise(&file);
-    // Headers, names, symbols and what is searched: each part of the file is looked at a few times, whatever the file says.
-    assert!(file.read.get() <= 4096 + 64 * bytes.len());
-    runtime != Runtime::Other
-}
-
-/// Bytes that count how many of them are read.
-struct Counted<'a> {
-    bytes: &'a [u8],
-    read: Cell<usize>,
-}
-
-impl ReadAt for Counted<'_> {
-    fn read_some(&self, into: &mut [u8], offset: u64) -> std::io::Result<usize> {
-        let read = self.bytes.read_some(into, offset)?;
-        self.read.set(self.read.get() + read);
-        Ok(read)
-    }
 }
 
 /// `/proc/<pid>/cgroup`. Taken is one that names a container, a pod or a unit.
