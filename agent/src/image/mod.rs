@@ -244,23 +244,20 @@ impl<'a, R: ReadAt + ?Sized> Image<'a, R> {
         ranges
     }
 
-    /// Hands out what stands behind each occurrence of `text` in the constant data, up to 64 bytes, until `hit` says to stop.
-    pub(crate) fn find_text(&self, text: &[u8], mut hit: impl FnMut(&[u8]) -> bool) {
+    /// Hands out what stands behind each occurrence of one of `texts` in the constant data, up to 64 bytes, and which text it is.
+    pub(crate) fn find_texts(&self, texts: &[&[u8]], mut hit: impl FnMut(usize, &[u8])) {
         const BEHIND: usize = 64;
-        let mut goes_on = true;
+        let longest = texts.iter().map(|text| text.len()).max().unwrap_or(0);
         for range in self.constants() {
-            if !goes_on {
-                break;
-            }
             search(
                 self.bytes,
                 range,
-                &[text],
-                text.len() + BEHIND,
-                |piece, at, _| {
-                    let behind = &piece.bytes[at + text.len()..];
-                    goes_on = hit(&behind[..behind.len().min(BEHIND)]);
-                    goes_on
+                texts,
+                longest + BEHIND,
+                |piece, at, which| {
+                    let behind = &piece.bytes[at + texts[which].len()..];
+                    hit(which, &behind[..behind.len().min(BEHIND)]);
+                    true
                 },
             );
         }

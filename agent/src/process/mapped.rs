@@ -18,6 +18,8 @@ use std::{
 
 use rustix::fs::{CWD, FileType, Mode, OFlags, ResolveFlags};
 
+use super::source::without_deleted;
+
 /// Bytes of `maps` that are read: 65,530 lines, which is the most a process has unless it is told otherwise.
 const MAX_BYTES: u64 = 8 << 20;
 /// Files that are kept of one process; a desktop program has 300.
@@ -128,7 +130,8 @@ fn regular(place: &OwnedFd, inode: Option<u64>) -> Option<File> {
 /// The path of a process's program, as it saw it; none where it may not be read.
 #[must_use]
 pub fn program(proc: &Path, tgid: u32) -> Option<PathBuf> {
-    fs::read_link(proc.join(tgid.to_string()).join("exe")).ok()
+    let link = fs::read_link(proc.join(tgid.to_string()).join("exe"));
+    link.ok().map(without_deleted)
 }
 
 #[cfg(test)]

@@ -1,13 +1,44 @@
 //! What an image shows of the libraries that it holds: symbols, versions of symbols, texts.
 
+use std::cell::OnceCell;
+
 use super::{Finding, Hidden};
 use crate::image::{
     Image, ReadAt,
     symbols::{self, Lookup, Name, Symbol},
 };
 
-/// What every implementation of TLS 1.3 signs (RFC 8446, section 4.4.3).
-const TLS_1_3: &[u8] = b"TLS 1.3, server CertificateVerify";
+/// A text among the constants of an image that tells something.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Text {
+    /// Its version follows.
+    OpenSsl,
+    /// Its version follows.
+    LibreSsl,
+    /// It says that it is compatible with OpenSSL.
+    BoringSsl,
+    /// It calls itself so.
+    AwsLc,
+    /// The path of its source, with the version, which stays in programs that are stripped.
+    Rustls,
+    /// What every implementation of TLS 1.3 signs (RFC 8446, section 4.4.3).
+    Tls13,
+}
+
+impl Text {
+    const ALL: [(Self, &'static [u8]); 6] = [
+        (Self::OpenSsl, b"OpenSSL "),
+        (Self::LibreSsl, b"LibreSSL "),
+        (Self::BoringSsl, b"(compatible; BoringSSL)"),
+        (Self::AwsLc, b"AWS-LC"),
+        (Self::Rustls, b"/rustls-"),
+        (Self::Tls13, b"TLS 1.3, server CertificateVerify"),
+    ];
+}
+
+/// Which texts an image holds, in the order of [`Text::ALL`], and the first version behind each.
+type Texts = [(bool, Option<String>); Text::ALL.len()];
+
 /// Bytes of a version that are kept.
 const MAX_VERSION: usize = 24;
 
@@ -20,9 +51,9 @@ pub(super) trait Facts {
     /// The highest version of symbols that the image defines, behind a prefix, with dots: `3.7.7` of `GNUTLS_3_7_7`.
     fn defines(&self, prefix: &str) -> Option<String>;
     /// Whether the image holds a text.
-    fn says(&self, text: &str) -> bool;
+    fn says(&self, text: Text) -> bool;
     /// The version that stands behind a text.
-    fn version_behind(&self, text: &str) -> Option<String>;
+    fn version(&self, text: Text) -> Option<String>;
 }
 
 /// An image, and what became of the names that were looked for in it.
@@ -30,6 +61,8 @@ pub(super) struct Evidence<'a, 'b, R: ReadAt + ?Sized> {
     image: &'a Image<'b, R>,
     names: &'a [Name],
     lookups: &'a [Lookup<Symbol>],
+    /// Looked for once, when first asked for.
+    texts: OnceCell<Texts>,
 }
 
 impl<'a, 'b, R: ReadAt + ?Sized> Evidence<'a, 'b, R> {
@@ -43,6 +76,7 @@ impl<'a, 'b, R: ReadAt + ?Sized> Evidence<'a, 'b, R> {
             image,
             names,
             lookups,
+            texts: OnceCell::new(),
         }
     }
 
@@ -54,40 +88,45 @@ impl<'a, 'b, R: ReadAt + ?Sized> Evidence<'a, 'b, R> {
             .unwrap_or(&Lookup::Absent)
     }
 
-    /// The version of OpenSSL that the image names.
-    pub(super) fn openssl(&self) -> Option<String> {
-        self.version_behind("OpenSSL ")
-    }
-
     /// A library of which the image has no symbols; told by its texts.
     pub(super) fn without_symbols(&self) -> Option<Finding> {
-        let mut speaks = false;
-        self.image.find_text(TLS_1_3, |_| {
-            speaks = true;
-            false
+        if !self.says(Text::Tls13) {
+            return None;
+        }
+        // Whoever is compatible with OpenSSL names it, too.
+        let libraries = [
+            (Text::Rustls, "rustls"),
+            (Text::BoringSsl, "BoringSSL"),
+            (Text::AwsLc, "AWS-LC"),
+            (Text::LibreSsl, "LibreSSL"),
+            (Text::OpenSsl, "OpenSSL"),
+        ];
+        let versioned = |text| !matches!(text, Text::BoringSsl | Text::AwsLc);
+        let mut libraries = libraries.into_iter().filter_map(|(text, library)| {
+            let version = self.version(text);
+            let named = self.says(text) && (version.is_some() || !versioned(text));
+            named.then_some((library, version.filter(|_| versioned(text))))
         });
-        let named = || {
-            let rustls = self.version_behind("/rustls-");
-            if rustls.is_some() {
-                return ("rustls", rustls);
-            }
-            for library in ["BoringSSL", "AWS-LC", "LibreSSL"] {
-                if self.says(library) {
-                    return (library, None);
-                }
-            }
-            match self.openssl() {
-                Some(version) => ("OpenSSL", Some(version)),
-                None => ("a TLS library", None),
-            }
-        };
-        speaks.then(|| {
-            let (library, version) = named();
-            Finding {
-                library,
-                version,
-                probes: Err(Hidden::NoSymbols),
-            }
+        let (library, version) = libraries.next().unwrap_or(("a TLS library", None));
+        Some(Finding {
+            library,
+            version,
+            probes: Err(Hidden::NoSymbols),
+        })
+    }
+
+    fn texts(&self) -> &Texts {
+        self.texts.get_or_init(|| {
+            let mut texts = Texts::default();
+            self.image
+                .find_texts(&Text::ALL.map(|(_, text)| text), |which, behind| {
+                    let (there, version) = &mut texts[which];
+                    *there = true;
+                    if version.is_none() {
+                        *version = number(behind);
+                    }
+                });
+            texts
         })
     }
 }
@@ -121,22 +160,12 @@ impl<R: ReadAt + ?Sized> Facts for Evidence<'_, '_, R> {
         Some(texts.join("."))
     }
 
-    fn says(&self, text: &str) -> bool {
-        let mut says = false;
-        self.image.find_text(text.as_bytes(), |_| {
-            says = true;
-            false
-        });
-        says
+    fn says(&self, text: Text) -> bool {
+        self.texts()[text as usize].0
     }
 
-    fn version_behind(&self, text: &str) -> Option<String> {
-        let mut version = None;
-        self.image.find_text(text.as_bytes(), |behind| {
-            version = number(behind);
-            version.is_none()
-        });
-        version
+    fn version(&self, text: Text) -> Option<String> {
+        self.texts()[text as usize].1.clone()
     }
 }
 
@@ -160,6 +189,13 @@ fn number(text: &[u8]) -> Option<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn each_text_stands_at_its_number() {
+        for (number, (text, _)) in Text::ALL.into_iter().enumerate() {
+            assert_eq!(text as usize, number);
+        }
+    }
 
     #[test]
     fn tells_versions_from_other_words() {

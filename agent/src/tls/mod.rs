@@ -26,7 +26,7 @@ use crate::image::{
 };
 
 use self::{
-    evidence::{Evidence, Facts as _},
+    evidence::{Evidence, Facts as _, Text},
     registry::{LIBRARIES, Library},
 };
 
@@ -185,7 +185,7 @@ pub fn examine<R: ReadAt + ?Sized>(image: &Image<'_, R>) -> Examined {
     }
     let tells = findings.is_empty() && evidence.has(openssl::VERSION);
     Examined {
-        openssl: tells.then(|| evidence.openssl()).flatten(),
+        openssl: tells.then(|| evidence.version(Text::OpenSsl)).flatten(),
         findings,
     }
 }

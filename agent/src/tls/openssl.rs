@@ -7,7 +7,7 @@ use agent_common::abi::Direction::{Receive, Send};
 
 use super::{
     Call,
-    evidence::Facts,
+    evidence::{Facts, Text},
     registry::{Function, Library},
 };
 use crate::image::symbols::Name;
@@ -28,6 +28,9 @@ pub(super) const FUNCTIONS: [Function; 4] = [
 /// A function that only one descendant has; in static programs the linker may have left it out.
 pub(super) const BORINGSSL_ONLY: Name = Name::Plain("SSL_get_early_data_reason");
 
+/// A macro in OpenSSL and LibreSSL; a function in `libgnutls-openssl`, which looks like them to programs and calls GnuTLS, which is seen.
+const IMITATION_ONLY: Name = Name::Plain("SSL_CTX_sess_connect_renegotiate");
+
 /// OpenSSL itself.
 pub(super) const OPENSSL: Library = Library {
     name: "OpenSSL",
@@ -44,28 +47,51 @@ pub(super) const OPENSSL: Library = Library {
         ]
     },
     marks: &[],
-    is: is_openssl,
+    is: |facts| kin(facts) == Some(Kin::OpenSsl),
     version: |facts| {
         facts
-            .version_behind("OpenSSL ")
+            .version(Text::OpenSsl)
             .or_else(|| Some(facts.defines("OPENSSL_")? + " or later"))
     },
     hidden: None,
 };
 
-/// LibreSSL, and what else has the functions and is none of the others. Its `SSL_read_ex` calls `SSL_read`, which is seen.
+/// LibreSSL, whose library does not name itself, and what else has the functions and is none of the others. Its `SSL_read_ex` calls `SSL_read`, which is seen.
 pub(super) const LIBRESSL: Library = Library {
-    name: "LibreSSL",
+    name: "LibreSSL or alike",
     functions: &FUNCTIONS,
-    marks: &[],
-    is: |facts| facts.has(READ) && !is_openssl(facts) && !super::boringssl::is_boringssl(facts),
-    version: |facts| facts.version_behind("LibreSSL "),
+    marks: &[IMITATION_ONLY],
+    is: |facts| kin(facts) == Some(Kin::LibreSsl),
+    version: |facts| facts.version(Text::LibreSsl),
     hidden: None,
 };
 
-/// Its library has versions of symbols, programs that hold it have the text; descendants name themselves.
-fn is_openssl(facts: &dyn Facts) -> bool {
-    let named = || facts.version_behind("OpenSSL ").is_some() && !facts.says("LibreSSL ");
-    facts.has(READ)
-        && (facts.versioned(READ, "OPENSSL_") || !super::boringssl::is_boringssl(facts) && named())
+/// Which of the relatives an image holds.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Kin {
+    OpenSsl,
+    BoringSsl,
+    LibreSsl,
+}
+
+/// The one of them that an image holds; none where it has no function that reads or writes.
+///
+/// OpenSSL's library has versions of symbols. In programs BoringSSL has a function of its own, or says that it is "OpenSSL 1.1.1
+/// (compatible; BoringSSL)"; the others name themselves.
+pub(super) fn kin(facts: &dyn Facts) -> Option<Kin> {
+    let mut calls = OPENSSL
+        .functions
+        .iter()
+        .filter(|function| function.call.direction().is_some());
+    if !calls.any(|function| facts.has(function.name)) {
+        None
+    } else if facts.versioned(READ, "OPENSSL_") {
+        Some(Kin::OpenSsl)
+    } else if facts.has(BORINGSSL_ONLY) || facts.says(Text::BoringSsl) || facts.says(Text::AwsLc) {
+        Some(Kin::BoringSsl)
+    } else if facts.version(Text::OpenSsl).is_some() && !facts.says(Text::LibreSsl) {
+        Some(Kin::OpenSsl)
+    } else {
+        (!facts.has(IMITATION_ONLY)).then_some(Kin::LibreSsl)
+    }
 }

@@ -8,6 +8,7 @@ use agent_common::abi::Direction::{Receive, Send};
 
 use super::{
     Call,
+    evidence::Text,
     registry::{Function, Library},
 };
 use crate::image::symbols::Name;
@@ -55,6 +56,6 @@ pub(super) const RUSTLS: Library = Library {
     ],
     marks: &[],
     is: |_| true,
-    version: |facts| facts.version_behind("/rustls-"),
+    version: |facts| facts.version(Text::Rustls),
     hidden: None,
 };

@@ -92,14 +92,20 @@ fn tells_relatives_of_openssl_apart() {
     let text = "LibreSSL 3.8.2\0OpenSSL 2.0";
     assert_eq!(
         of(&functions[..4], text),
-        ("LibreSSL", Some("3.8.2".into()), few.clone())
+        ("LibreSSL or alike", Some("3.8.2".into()), few.clone())
     );
     assert_eq!(
         of(&functions[..4], ""),
-        ("LibreSSL", None, few),
+        ("LibreSSL or alike", None, few),
         "nothing tells"
     );
     assert_eq!(of(&functions[..4], OPENSSL_TEXT).2, &functions[..4]);
+    let imitation = library(&["SSL_read", "SSL_write", "SSL_CTX_sess_connect_renegotiate"]);
+    assert_eq!(
+        examined(&imitation),
+        Examined::default(),
+        "what it calls is seen"
+    );
 }
 
 #[test]
@@ -352,6 +358,67 @@ fn a_large_image_costs_bounded_memory() {
     // A read fills what was taken for it and no more.
     assert!(counted.largest.get() <= 1 << 20);
     assert!(counted.read.get() <= 8 * length as u64);
+}
+
+/// A file that goes on for ever, with zeros.
+struct Endless<'a> {
+    start: &'a [u8],
+    read: std::cell::Cell<u64>,
+}
+
+impl ReadAt for Endless<'_> {
+    fn read_some(&self, into: &mut [u8], offset: u64) -> std::io::Result<usize> {
+        let there = self.start.read_some(into, offset)?;
+        into[there..].fill(0);
+        self.read.set(self.read.get() + into.len() as u64);
+        Ok(into.len())
+    }
+}
+
+/// Every table is said to be as long as the file, and all that is looked for is in it, so that nothing ends the search early.
+#[test]
+fn an_image_without_end_costs_bounded_reads() {
+    let go = Program::default();
+    let mut table = go.table();
+    table[8..16].copy_from_slice(&(2_u64 << 20).to_le_bytes());
+    table[40..48].copy_from_slice(&((256_u64 << 20) - 1).to_le_bytes());
+    let names = b"\0SSL_read\0";
+    let mut bytes = image(&[
+        (".text", &go.text()),
+        (".go.buildinfo", &buildinfo("go1.24.3")),
+        (".rodata", b"OpenSSL legacy\0"),
+        (".gopclntab", &table),
+        (".symtab", &[0; 24]),
+        (".strtab", names),
+        (".dynsym", &[0; 24]),
+        (".dynstr", names),
+        (".gnu.version_d", &[0; 20]),
+    ]);
+    let sections = bytes.len() - 11 * 64;
+    for section in bytes[sections..].chunks_exact_mut(64).skip(1).take(9) {
+        section[32..40].copy_from_slice(&(1_u64 << 40).to_le_bytes());
+    }
+    for segment in [64, 120] {
+        bytes[segment + 32..segment + 40].copy_from_slice(&(1_u64 << 40).to_le_bytes());
+    }
+    let file = Endless {
+        start: &bytes,
+        read: std::cell::Cell::new(0),
+    };
+    let begin = std::time::Instant::now();
+    let image = Image::read(&file).expect("an image");
+    let found = examine(&image).findings;
+    let read = file.read.get();
+    println!(
+        "an endless image examined in {:?}: {} MB read",
+        begin.elapsed(),
+        read >> 20
+    );
+    assert!(
+        found.iter().all(|finding| finding.probes.is_err()),
+        "{found:?}"
+    );
+    assert!(read < 4 << 30, "{read} bytes");
 }
 
 #[derive(Default)]

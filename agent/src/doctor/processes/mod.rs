@@ -8,6 +8,7 @@ mod text;
 use std::{
     io::Write,
     path::{Path, PathBuf},
+    time::Instant,
 };
 
 use serde::Serialize;
@@ -27,6 +28,10 @@ pub struct Processes {
     pub version: &'static str,
     /// The processes that were there, by their ids; threads of the kernel are none.
     pub processes: Vec<Process>,
+    /// How many files were looked into: each once, whoever has mapped it.
+    pub files: u64,
+    /// How long all of it took.
+    pub milliseconds: u64,
 }
 
 /// One process.
@@ -91,6 +96,7 @@ pub fn run(proc: &Path, json: bool, out: &mut impl Write) -> std::io::Result<()>
 
 /// Looks at these processes.
 fn examine(proc: &Path, tgids: &[u32]) -> Processes {
+    let begin = Instant::now();
     let mut discovery = Discovery::new(proc);
     let source = Proc::new(proc);
     let look = |tgid: &u32| {
@@ -113,9 +119,12 @@ fn examine(proc: &Path, tgids: &[u32]) -> Processes {
             error,
         })
     };
+    let processes = tgids.iter().filter_map(look).collect();
     Processes {
         version: env!("CARGO_PKG_VERSION"),
-        processes: tgids.iter().filter_map(look).collect(),
+        processes,
+        files: discovery.examined(),
+        milliseconds: u64::try_from(begin.elapsed().as_millis()).unwrap_or(u64::MAX),
     }
 }
 

@@ -56,8 +56,11 @@ pub(super) fn write(report: &Processes, out: &mut impl Write) -> io::Result<()> 
     let count = report.processes.iter().filter(with).count();
     writeln!(
         out,
-        "\nTLS in {count} of {all} {}",
-        plural(all, "process", "processes")
+        "\nTLS in {count} of {all} {} ({} {} looked into in {} ms)",
+        plural(all, "process", "processes"),
+        report.files,
+        if report.files == 1 { "file" } else { "files" },
+        report.milliseconds
     )?;
     // What can be seen stands before what cannot, each by its program.
     let rank = |mark: &str| {
@@ -142,7 +145,6 @@ const fn plural(count: usize, one: &'static str, many: &'static str) -> &'static
 fn program(process: &Process) -> String {
     let path = process.program.as_deref().and_then(Path::file_name);
     let name = path.map_or_else(|| process.name.clone(), |name| printable(Path::new(name)));
-    let name = name.strip_suffix(" (deleted)").unwrap_or(&name);
     name.chars().map(shown).take(LABEL).collect()
 }
 

@@ -143,6 +143,19 @@ fn examines_a_library_again_when_it_was_replaced() {
 }
 
 #[test]
+fn remembers_no_more_files_than_it_may() {
+    let mut discovery = Discovery::new("/nonexistent");
+    for inode in 0..=MAX_WITHOUT as u64 {
+        discovery.remember_without((0, inode, 0));
+        assert!(discovery.without.len() <= MAX_WITHOUT);
+    }
+    assert!(
+        discovery.without.contains(&(0, MAX_WITHOUT as u64, 0)),
+        "the newest"
+    );
+}
+
+#[test]
 fn a_process_that_vanishes_is_no_error() {
     let container = Container::new(&[("app", &library(&FUNCTIONS))]);
     let mut discovery = container.discovery();
