@@ -12,7 +12,7 @@ pub(super) const BORINGSSL: Library = Library {
     name: "BoringSSL",
     functions: &FUNCTIONS,
     marks: &[BORINGSSL_ONLY],
-    is: |facts| kin(facts) == Some(Kin::BoringSsl),
+    is: |facts| kin(facts) == Some(Kin::Boring),
     // It has none.
     version: |_| None,
     hidden: None,

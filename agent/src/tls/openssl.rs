@@ -47,7 +47,7 @@ pub(super) const OPENSSL: Library = Library {
         ]
     },
     marks: &[],
-    is: |facts| kin(facts) == Some(Kin::OpenSsl),
+    is: |facts| kin(facts) == Some(Kin::Open),
     version: |facts| {
         facts
             .version(Text::OpenSsl)
@@ -61,7 +61,7 @@ pub(super) const LIBRESSL: Library = Library {
     name: "LibreSSL or alike",
     functions: &FUNCTIONS,
     marks: &[IMITATION_ONLY],
-    is: |facts| kin(facts) == Some(Kin::LibreSsl),
+    is: |facts| kin(facts) == Some(Kin::Libre),
     version: |facts| facts.version(Text::LibreSsl),
     hidden: None,
 };
@@ -69,9 +69,9 @@ pub(super) const LIBRESSL: Library = Library {
 /// Which of the relatives an image holds.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Kin {
-    OpenSsl,
-    BoringSsl,
-    LibreSsl,
+    Open,
+    Boring,
+    Libre,
 }
 
 /// The one of them that an image holds; none where it has no function that reads or writes.
@@ -86,12 +86,12 @@ pub(super) fn kin(facts: &dyn Facts) -> Option<Kin> {
     if !calls.any(|function| facts.has(function.name)) {
         None
     } else if facts.versioned(READ, "OPENSSL_") {
-        Some(Kin::OpenSsl)
+        Some(Kin::Open)
     } else if facts.has(BORINGSSL_ONLY) || facts.says(Text::BoringSsl) || facts.says(Text::AwsLc) {
-        Some(Kin::BoringSsl)
+        Some(Kin::Boring)
     } else if facts.version(Text::OpenSsl).is_some() && !facts.says(Text::LibreSsl) {
-        Some(Kin::OpenSsl)
+        Some(Kin::Open)
     } else {
-        (!facts.has(IMITATION_ONLY)).then_some(Kin::LibreSsl)
+        (!facts.has(IMITATION_ONLY)).then_some(Kin::Libre)
     }
 }

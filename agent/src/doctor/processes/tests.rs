@@ -61,11 +61,13 @@ fn lines_up_and_gives_reasons() {
     processes.push(process(77, "/usr/bin/java", vec![java]));
     processes.push(process(1033, "/usr/bin/node", vec![node]));
     processes.push(process(5, "/usr/bin/sleep", Vec::new()));
-    processes.push(closed);
+    let mut another = closed.clone();
+    (another.pid, another.name) = (10, "else".to_owned());
+    processes.extend([closed, another]);
     let expected = "\
 undertrace 1.2.3 doctor --processes
 
-TLS in 11 of 13 processes (21 files looked into in 35 ms)
+TLS in 11 of 14 processes (21 files looked into in 35 ms)
   found    nginx                  OpenSSL 3.0.19, in /usr/lib/x86_64-linux-gnu/libssl.so.3
                                   processes 810, 811, 812, 813, 814, 815 and 3 more
   found    node                   OpenSSL 3.0.17+quic, in the program itself
@@ -74,8 +76,8 @@ TLS in 11 of 13 processes (21 files looked into in 35 ms)
                                   /usr/lib/jvm/java-17-openjdk-amd64/lib/server/libjvm.so: its
                                   machine code is made at run time
                                   process 77
-  unknown  name                   may not be looked at: run as root
-                                  process 9
+  unknown  of other users         may not be looked at: run as root
+                                  processes 9, 10
 
 1 process has TLS that cannot be seen inside.
 

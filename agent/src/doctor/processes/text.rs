@@ -141,10 +141,13 @@ const fn plural(count: usize, one: &'static str, many: &'static str) -> &'static
     if count == 1 { one } else { many }
 }
 
-/// The name of a process's program, else of its first thread, cut to the column.
+/// The name of a process's program, cut to the column. Processes that may not be looked at are one entry.
 fn program(process: &Process) -> String {
     let path = process.program.as_deref().and_then(Path::file_name);
-    let name = path.map_or_else(|| process.name.clone(), |name| printable(Path::new(name)));
+    let name = path.map_or_else(
+        || "of other users".to_owned(),
+        |name| printable(Path::new(name)),
+    );
     name.chars().map(shown).take(LABEL).collect()
 }
 
