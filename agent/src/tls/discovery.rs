@@ -56,8 +56,14 @@ pub enum Look {
     Denied,
     /// Its program is no image that is looked at.
     Unreadable(ImageError),
-    /// These libraries; none where it has none that is known.
-    Libraries(Vec<Located>),
+    /// It was looked at.
+    Seen {
+        /// Its libraries; none where it has none that is known.
+        libraries: Vec<Located>,
+        /// Files that it has mapped and that could not be opened, so that nothing is known of them: deleted or replaced, where this process has neither
+        /// CAP_CHECKPOINT_RESTORE nor CAP_SYS_ADMIN.
+        unopened: Vec<PathBuf>,
+    },
 }
 
 /// Looks at processes, and remembers files.
@@ -112,18 +118,17 @@ impl Discovery {
 
     fn look_at(&mut self, tgid: u32, files: &[Mapped], program: Option<&File>) -> Look {
         let program = program.and_then(file_id);
-        let (mut libraries, mut openssl) = (Vec::new(), Vec::new());
+        let (mut libraries, mut unopened) = (Vec::new(), Vec::new());
+        let mut openssl = Vec::new();
         for mapped in files {
             let path = self.hasher.hash_one(&mapped.path);
             let place = (mapped.device, mapped.inode, path);
             if self.without.contains(&place) {
                 continue;
             }
-            // Vanished meanwhile, or not to be had: what cannot be read has no probes.
-            let Some(file) = mapped::open(&self.folder, tgid, mapped) else {
-                continue;
-            };
-            let Some(id) = file_id(&file) else {
+            let file = mapped::open(&self.folder, tgid, mapped);
+            let Some((file, id)) = file.and_then(|file| file_id(&file).map(|id| (file, id))) else {
+                unopened.push(mapped.path.clone());
                 continue;
             };
             let built_in = program == Some(id);
@@ -162,7 +167,10 @@ impl Discovery {
                 library.finding.version = Some(version.clone());
             }
         }
-        Look::Libraries(libraries)
+        Look::Seen {
+            libraries,
+            unopened,
+        }
     }
 
     /// What is known of a file; none where there is nothing of interest in it.

@@ -45,6 +45,8 @@ pub struct Process {
     pub name: String,
     /// The libraries that it has.
     pub libraries: Vec<Library>,
+    /// Files that it has mapped and of which nothing is known, because they could not be opened.
+    pub unopened: Vec<PathBuf>,
     /// Why it was not looked at.
     pub error: Option<String>,
 }
@@ -102,20 +104,22 @@ fn examine(proc: &Path, tgids: &[u32]) -> Processes {
     let look = |tgid: &u32| {
         let name = source.stat(*tgid)?.comm;
         let program = mapped::program(proc, *tgid);
-        let (libraries, error) = match discovery.look(*tgid) {
+        let nothing = |error: String| (Vec::new(), Vec::new(), Some(error));
+        let (libraries, unopened, error) = match discovery.look(*tgid) {
             Look::Gone => return None,
-            Look::Denied => (
-                Vec::new(),
-                Some("may not be looked at: run as root".to_owned()),
-            ),
-            Look::Unreadable(error) => (Vec::new(), Some(error.to_string())),
-            Look::Libraries(libraries) => (libraries, None),
+            Look::Denied => nothing("may not be looked at: run as root".to_owned()),
+            Look::Unreadable(error) => nothing(error.to_string()),
+            Look::Seen {
+                libraries,
+                unopened,
+            } => (libraries, unopened, None),
         };
         Some(Process {
             pid: *tgid,
             program,
             name,
             libraries: libraries.into_iter().map(Library::from).collect(),
+            unopened,
             error,
         })
     };

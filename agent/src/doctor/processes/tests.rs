@@ -20,6 +20,7 @@ fn process(pid: u32, program: &str, libraries: Vec<Library>) -> Process {
         program: Some(program.into()),
         name: "name".to_owned(),
         libraries,
+        unopened: Vec::new(),
         error: None,
     }
 }
@@ -99,6 +100,22 @@ This is what could be seen: `run` does not read inside of TLS yet.
         written(vec![process(5, "/usr/bin/sleep", Vec::new())]),
         expected
     );
+}
+
+#[test]
+fn says_of_which_files_nothing_is_known() {
+    let mut one = process(5, "/usr/bin/sleep", Vec::new());
+    one.unopened.push("/usr/lib/libssl.so.3".into());
+    let mut many = process(6, "/usr/bin/java", Vec::new());
+    many.unopened = vec!["/a.so".into(), "/b.so".into()];
+    let expected = "
+  unknown  java                   2 mapped files cannot be opened, /a.so among them
+                                  process 6
+  unknown  sleep                  a mapped file cannot be opened: /usr/lib/libssl.so.3
+                                  process 5
+";
+    let text = written(vec![one, many]);
+    assert!(text.contains(expected), "{text}");
 }
 
 #[test]

@@ -26,10 +26,11 @@ pub(super) fn write(report: &Processes, out: &mut impl Write) -> io::Result<()> 
     writeln!(out, "undertrace {} doctor --processes", report.version)?;
     let mut entries: Vec<Entry<'_>> = Vec::new();
     for process in &report.processes {
-        let error = process.error.iter().map(|error| Entry {
+        let unknown = process.error.clone().into_iter().chain(unopened(process));
+        let unknown = unknown.map(|text| Entry {
             mark: "unknown",
             program: program(process),
-            text: error.clone(),
+            text,
             of: None,
             pids: Vec::new(),
         });
@@ -37,7 +38,7 @@ pub(super) fn write(report: &Processes, out: &mut impl Write) -> io::Result<()> 
             .libraries
             .iter()
             .map(|library| entry(process, library));
-        for mut entry in error.chain(libraries) {
+        for mut entry in unknown.chain(libraries) {
             let same = |other: &&mut Entry<'_>| {
                 (other.mark, &other.program, &other.text, other.of)
                     == (entry.mark, &entry.program, &entry.text, entry.of)
@@ -135,6 +136,15 @@ fn write_entry(entry: &Entry<'_>, out: &mut impl Write) -> io::Result<()> {
     }
     let processes = plural(entry.pids.len(), "process", "processes");
     writeln!(out, "{:INDENT$}{processes} {pids}", "")
+}
+
+/// What is said of files that could not be opened.
+fn unopened(process: &Process) -> Option<String> {
+    let first = printable(process.unopened.first()?);
+    Some(match process.unopened.len() {
+        1 => format!("a mapped file cannot be opened: {first}"),
+        many => format!("{many} mapped files cannot be opened, {first} among them"),
+    })
 }
 
 const fn plural(count: usize, one: &'static str, many: &'static str) -> &'static str {

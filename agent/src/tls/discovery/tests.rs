@@ -71,11 +71,20 @@ impl Container {
     }
 }
 
+/// The libraries of a process of which every file could be opened.
+fn seen(look: Look) -> Vec<Located> {
+    match look {
+        Look::Seen {
+            libraries,
+            unopened,
+        } if unopened.is_empty() => libraries,
+        other => panic!("{other:?}"),
+    }
+}
+
 /// Path, whether it is the program, and what it is.
 fn libraries(look: Look) -> Vec<(String, bool, &'static str)> {
-    let Look::Libraries(libraries) = look else {
-        panic!("{look:?}");
-    };
+    let libraries = seen(look);
     let of = |located: Located| {
         let path = located.path.to_string_lossy().into_owned();
         (path, located.built_in, located.finding.library)
@@ -123,23 +132,30 @@ fn examines_a_library_again_when_it_was_replaced() {
         ("lib/libssl.so.3", &library(&FUNCTIONS)),
     ]);
     let mut discovery = container.discovery();
-    let entry = |look: Look| match look {
-        Look::Libraries(libraries) => libraries
-            .first()
-            .map(|located| located.finding.probes.as_ref().expect("it can be seen")[0].entry),
-        other => panic!("{other:?}"),
+    let entry = |look: Look| {
+        let libraries = seen(look);
+        libraries[0]
+            .finding
+            .probes
+            .as_ref()
+            .expect("it can be seen")[0]
+            .entry
     };
-    assert_eq!(entry(discovery.look(PID)), Some(0));
+    assert_eq!(entry(discovery.look(PID)), 0);
     let newer: Vec<&str> = ["main"].into_iter().chain(FUNCTIONS).collect();
     container.write("lib/libssl.so.3", &library(&newer));
     // The process runs the old one, of which nothing is there any more but what it has mapped.
+    let unknown = Look::Seen {
+        libraries: Vec::new(),
+        unopened: vec!["/lib/libssl.so.3".into()],
+    };
     assert_eq!(
-        entry(discovery.look(PID)),
-        None,
+        discovery.look(PID),
+        unknown,
         "the new one is not what it has mapped"
     );
     container.map(["app", "lib/libssl.so.3"].into_iter());
-    assert_eq!(entry(discovery.look(PID)), Some(16), "it was started again");
+    assert_eq!(entry(discovery.look(PID)), 16, "it was started again");
 }
 
 #[test]
@@ -161,10 +177,11 @@ fn a_process_that_vanishes_is_no_error() {
     let mut discovery = container.discovery();
     assert_eq!(discovery.look(8), Look::Gone);
     fs::remove_file(container.path("app")).expect("it is there");
-    assert!(
-        libraries(discovery.look(PID)).is_empty(),
-        "its files are gone"
-    );
+    let unknown = Look::Seen {
+        libraries: Vec::new(),
+        unopened: vec!["/app".into()],
+    };
+    assert_eq!(discovery.look(PID), unknown, "its file is gone");
     container.proc.remove(PID);
     assert_eq!(discovery.look(PID), Look::Gone);
 }
@@ -205,9 +222,9 @@ fn takes_the_version_from_the_part_that_tells_it() {
         (".dynsym", &crypto_symbols),
         (".dynstr", &crypto_names),
     ]);
-    let version = |files: &[(&str, &[u8])]| match Container::new(files).discovery().look(PID) {
-        Look::Libraries(libraries) => libraries[0].finding.version.clone(),
-        other => panic!("{other:?}"),
+    let version = |files: &[(&str, &[u8])]| {
+        let libraries = seen(Container::new(files).discovery().look(PID));
+        libraries[0].finding.version.clone()
     };
     let app = library(&["main"]);
     let ssl = ("lib/libssl.so.3", ssl.as_slice());
@@ -287,9 +304,7 @@ fn sees_a_real_library_when_a_real_process_loads_it() {
         println!("skipped: this Python has no ssl");
         return;
     }
-    let Look::Libraries(found) = discovery.look(tgid) else {
-        panic!("it runs");
-    };
+    let found = seen(discovery.look(tgid));
     let openssl: Vec<_> = found
         .iter()
         .filter(|located| located.finding.library == "OpenSSL")
@@ -321,9 +336,7 @@ fn sees_what_node_has_in_itself() {
     BufReader::new(out)
         .read_line(&mut told)
         .expect("it answers");
-    let Look::Libraries(found) = Discovery::new(Path::new("/proc")).look(node.0.id()) else {
-        panic!("it runs");
-    };
+    let found = seen(Discovery::new("/proc").look(node.0.id()));
     let openssl: Vec<_> = found
         .iter()
         .filter(|located| located.finding.library == "OpenSSL")
