@@ -39,6 +39,11 @@ fn execute(command: Command) -> anyhow::Result<ExitCode> {
         }
         Command::Replay(replay) => run::replay(&replay.path, &resolve(replay.layer)?)?,
         Command::Doctor(options) if options.processes => {
+            anyhow::ensure!(
+                options.proc_root.join("self").symlink_metadata().is_ok(),
+                "{} is no /proc: say with --proc-root where it is mounted",
+                options.proc_root.display()
+            );
             let mut out = io::stdout().lock();
             doctor::processes::run(&options.proc_root, options.json, &mut out)
                 .context("cannot print the report")?;
