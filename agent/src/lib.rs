@@ -13,6 +13,7 @@ pub mod export;
 #[cfg(any(test, feature = "testing"))]
 #[doc(hidden)]
 pub mod fuzzing;
+pub mod image;
 pub mod inject;
 pub mod kernel;
 pub mod pipeline;
@@ -25,3 +26,4 @@ pub mod span;
 pub mod telemetry;
 #[cfg(any(test, feature = "testing"))]
 pub mod testing;
+pub mod tls;

@@ -38,6 +38,16 @@ fn execute(command: Command) -> anyhow::Result<ExitCode> {
             run::run(&config, Some((&record.path, record.strip_payload)))?;
         }
         Command::Replay(replay) => run::replay(&replay.path, &resolve(replay.layer)?)?,
+        Command::Doctor(options) if options.processes => {
+            anyhow::ensure!(
+                options.proc_root.join("self").symlink_metadata().is_ok(),
+                "{} is no /proc: say with --proc-root where it is mounted",
+                options.proc_root.display()
+            );
+            let mut out = io::stdout().lock();
+            doctor::processes::run(&options.proc_root, options.json, &mut out)
+                .context("cannot print the report")?;
+        }
         Command::Doctor(options) => {
             let works = doctor::run(&options.proc_root, options.json, &mut io::stdout().lock())
                 .context("cannot print the report")?;

@@ -69,6 +69,9 @@ pub struct Doctor {
     /// Print JSON.
     #[arg(long)]
     pub json: bool,
+    /// Say which TLS libraries the processes of this machine have, instead; attaches nothing.
+    #[arg(long)]
+    pub processes: bool,
     /// Where the host's /proc is mounted, for an agent in a pid namespace of its own.
     #[arg(long, value_name = "PATH", env = "UNDERTRACE_PROC_ROOT", default_value = super::PROC)]
     pub proc_root: PathBuf,

@@ -4,6 +4,7 @@
 //! them. Output: a [`Report`], as text for a person or as JSON. No other process is traced meanwhile, and nothing stays behind.
 
 mod cost;
+pub mod processes;
 mod text;
 
 use std::{io::Write, path::Path};

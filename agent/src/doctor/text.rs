@@ -8,9 +8,9 @@ use super::{Cost, FeatureReport, HeaderReport, HookReport, OptionReport, Report}
 use crate::{kernel::features::Severity, probe::plan::State};
 
 /// Columns before the second column of a table.
-const LABEL: usize = 22;
+pub(super) const LABEL: usize = 22;
 /// Columns before running text: margin, mark and label.
-const INDENT: usize = 2 + 8 + 1 + LABEL + 1;
+pub(super) const INDENT: usize = 2 + 8 + 1 + LABEL + 1;
 /// Columns of running text.
 const WIDTH: usize = 100;
 
@@ -211,7 +211,7 @@ fn indented(text: &str, out: &mut impl Write) -> io::Result<()> {
 }
 
 /// Lines that fit behind the second column.
-fn wrapped(text: &str) -> Vec<String> {
+pub(super) fn wrapped(text: &str) -> Vec<String> {
     let mut lines: Vec<String> = Vec::new();
     for word in text.split_whitespace() {
         match lines.last_mut() {

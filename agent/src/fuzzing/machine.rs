@@ -1,18 +1,13 @@
-//! What the machine and its user tell: type information, images, control groups, the configuration file.
+//! What the machine and its user tell: type information, control groups, the configuration file.
 
-use std::{cell::Cell, path::Path};
+use std::path::Path;
 
 use agent_common::kernel_fields::{ABSENT, globals};
 
 use crate::{
     config::{Config, file::parse},
     kernel::{btf::Btf, offsets::Offsets},
-    process::{
-        Runtime,
-        cgroup::Place,
-        elf::{ReadAt, entry, function, holds, sections},
-        runtime::recognise,
-    },
+    process::cgroup::Place,
 };
 
 /// Type information of a kernel, with the questions that the daemon asks. Taken is what answers all that is required.
@@ -44,47 +39,6 @@ pub fn btf(bytes: &[u8]) -> bool {
         offsets.missing.len()
     );
     true
-}
-
-/// The image of a process, with the questions that tell which runtime it is. Taken is one of a runtime that is known.
-pub fn elf(bytes: &[u8]) -> bool {
-    let image = Image {
-        bytes,
-        read: Cell::new(0),
-    };
-    let sections = sections(&image);
-    let names: usize = sections.iter().map(|section| section.name.len()).sum();
-    assert!(names <= 1024 * 768, "{names} bytes of names");
-    for section in sections.iter().take(8) {
-        assert!(holds(bytes, section, b""));
-        let held = holds(bytes, section, b"uv_run");
-        let there = bytes.windows(6).any(|window| window == b"uv_run");
-        assert!(there || !held);
-    }
-    let _ = entry(&image);
-    for name in ["uv_run", ""] {
-        if let Some(addresses) = function(&image, name) {
-            assert!(addresses.start < addresses.end);
-        }
-    }
-    let runtime = recognise(&image);
-    // Headers, names, symbols and what is searched: each part of the file is looked at a few times, whatever the file says.
-    assert!(image.read.get() <= 4096 + 32 * bytes.len());
-    runtime != Runtime::Other
-}
-
-/// Bytes that count how many of them are read.
-struct Image<'a> {
-    bytes: &'a [u8],
-    read: Cell<usize>,
-}
-
-impl ReadAt for Image<'_> {
-    fn read_some(&self, into: &mut [u8], offset: u64) -> std::io::Result<usize> {
-        let read = self.bytes.read_some(into, offset)?;
-        self.read.set(self.read.get() + read);
-        Ok(read)
-    }
 }
 
 /// `/proc/<pid>/cgroup`. Taken is one that names a container, a pod or a unit.

@@ -7,6 +7,7 @@
 
 mod context;
 mod head;
+mod image;
 mod kernel;
 mod machine;
 mod record;
@@ -33,10 +34,12 @@ targets! {
     context::tracestate,
     head::head_scan,
     head::propagators,
+    image::elf,
+    image::maps,
+    image::tls_image,
     machine::btf,
     machine::cgroup,
     machine::config,
-    machine::elf,
     record::event_decode,
     record::recording,
     stream::chunk_framing,

@@ -11,7 +11,13 @@
 
 use std::{fs::File, io::Read, ops::Range, os::unix::fs::FileExt};
 
-use crate::process::{elf, source::ProcSource};
+use crate::{
+    image::{
+        Image,
+        symbols::{self, Lookup, Name},
+    },
+    process::source::ProcSource,
+};
 
 /// The function whose frame is looked for.
 const FUNCTION: &str = "ngx_process_events_and_timers";
@@ -36,9 +42,13 @@ pub struct Dispatch {
 /// Looks at a process with nginx's event loop; `None` while it does not wait for events, or where it may not be looked at.
 pub fn find(source: &impl ProcSource, tgid: u32) -> Option<Dispatch> {
     let image = source.image(tgid)?;
+    let image = Image::read(&image).ok()?;
     let entry = entry_of(source.open(tgid, "auxv")?)?;
-    let moved_by = entry.wrapping_sub(elf::entry(&image)?);
-    let function = elf::function(&image, FUNCTION)?;
+    let moved_by = entry.wrapping_sub(image.entry);
+    let function = match symbols::find(&image, &[Name::Plain(FUNCTION)]).pop()? {
+        Lookup::Found(symbol) if !symbol.addresses.is_empty() => symbol.addresses,
+        _ => return None,
+    };
     let function = function.start.wrapping_add(moved_by)..function.end.wrapping_add(moved_by);
     // It may wake up in between: what is seen twice, and both times before and after, was seen at rest.
     let first = look(source, tgid, &function)?;
@@ -96,7 +106,10 @@ mod tests {
     use std::fs;
 
     use super::*;
-    use crate::process::{elf::tests::image, fixture::ProcFolder};
+    use crate::{
+        image::testing::{image, symbol},
+        process::fixture::ProcFolder,
+    };
 
     /// Where the loader has put the program, and where its function is in the image.
     const MOVED_BY: u64 = 0x5555_0000_0000;
@@ -104,11 +117,7 @@ mod tests {
     const STACK: u64 = 0x1_0000;
 
     fn nginx(folder: &ProcFolder, syscall: &str, stack: &[u64]) -> Option<Dispatch> {
-        let mut symbols = vec![0; 24];
-        symbols.extend(1_u32.to_le_bytes());
-        symbols.extend([0x12, 0, 14, 0]);
-        symbols.extend(START.to_le_bytes());
-        symbols.extend(0x100_u64.to_le_bytes());
+        let symbols = [vec![0; 24], symbol(1, START, 0x100)].concat();
         let names = format!("\0{FUNCTION}\0");
         let program = folder.path().join("nginx");
         fs::write(

@@ -6,13 +6,13 @@
 pub mod cgroup;
 pub mod connections;
 pub mod dispatch;
-pub mod elf;
 #[cfg(test)]
 pub(crate) mod fixture;
 pub mod glob;
 pub mod host;
 pub mod identity;
 pub mod kubernetes;
+pub mod mapped;
 pub mod program;
 mod resource;
 pub mod runtime;

@@ -8,10 +8,8 @@ use std::{collections::HashMap, fs::File};
 
 use agent_common::wire::decide::event_loop;
 
-use super::{
-    elf::{ReadAt, Section, holds, sections},
-    source::{FileId, file_id},
-};
+use super::source::{FileId, file_id};
+use crate::image::{Image, ReadAt};
 
 /// Images that are remembered; when there are more, all are forgotten and looked at anew.
 const MAX_IMAGES: usize = 1024;
@@ -96,14 +94,12 @@ const MARKS: &[Mark] = &[
 /// Looks at an image.
 #[must_use]
 pub fn recognise(image: &(impl ReadAt + ?Sized)) -> Runtime {
-    let sections = sections(image);
+    let Ok(image) = Image::read(image) else {
+        return Runtime::Other;
+    };
     let fits = |mark: &&Mark| {
-        let named = |section: &&Section| section.name == mark.section;
-        // No linker writes two of one name, and each one that is searched may be said to be the whole file.
-        sections
-            .iter()
-            .find(named)
-            .is_some_and(|section| holds(image, section, mark.text))
+        let section = image.section(mark.section);
+        section.is_some_and(|section| image.holds(section, mark.text))
     };
     MARKS
         .iter()
@@ -135,7 +131,7 @@ mod tests {
     use std::io::Write;
 
     use super::*;
-    use crate::process::{elf::tests::image, fixture::ProcFolder};
+    use crate::{image::testing::image, process::fixture::ProcFolder};
 
     #[test]
     fn recognises_runtimes_by_what_is_in_the_image() {

@@ -1,16 +1,22 @@
 //! What `undertrace doctor` tells of a machine on which all is well, and of one that lacks something.
 
-use std::net::{TcpListener, TcpStream};
+use std::{
+    net::{TcpListener, TcpStream},
+    process::Command,
+};
 
 use anyhow::{Context as _, Result, ensure};
 use serde_json::Value;
 
 use super::Scenario;
-use crate::harness::{Context, agent::run_to_end, kernel_has};
+use crate::harness::{
+    Context, PATIENCE, agent::run_to_end, kernel_has, process::Program, service, wait_for,
+};
 
 pub(super) const SCENARIOS: &[Scenario] = &[
     Scenario::core("safety_doctor_tries_everything", tries_everything),
     Scenario::core("safety_doctor_says_what_is_missing", says_what_is_missing),
+    Scenario::core("safety_doctor_finds_tls_libraries", finds_tls_libraries),
     Scenario::full(
         "safety_doctor_counts_older_connections",
         counts_older_connections,
@@ -154,6 +160,84 @@ fn counts_older_connections(_context: &mut Context) -> Result<()> {
         open.push((TcpStream::connect(address)?, listener.accept()?));
     }
     assert_eq!(older()?, before + 3);
+    Ok(())
+}
+
+/// OpenSSL as nginx has it, and a copy of the same file that only one process can see, and that was deleted when it had loaded it.
+fn finds_tls_libraries(context: &mut Context) -> Result<()> {
+    const COPY: &str = "import ctypes, os, ssl
+with open('/proc/self/maps') as maps:
+    library = next(line.split()[-1] for line in maps if 'libssl' in line)
+os.system(f'cp {library} /mnt/renamed.so')
+ctypes.CDLL('/mnt/renamed.so')
+os.remove('/mnt/renamed.so')
+print('version', ssl.OPENSSL_VERSION.split()[1], flush=True)
+input()";
+    let port = context.port();
+    let nginx = service::static_nginx(context, port)?;
+    let mut alone = Command::new(service::program("unshare")?);
+    let script = "mount -t tmpfs none /mnt && sleep 1000 | python3 -c \"$0\"";
+    alone.args(["--mount", "sh", "-c", script, COPY]);
+    let alone = Program::start(context, "alone", &mut alone)?;
+    let version = wait_for(
+        || format!("the library to be loaded; {}", alone.output()),
+        PATIENCE,
+        || {
+            let output = alone.output();
+            let version = output
+                .lines()
+                .find_map(|line| line.strip_prefix("version "));
+            version.map(str::to_owned)
+        },
+    )?;
+
+    let ended = run_to_end(&[], &["doctor", "--processes", "--json"])?;
+    let whole = (Some(0), "");
+    assert_eq!((ended.code, ended.errors.as_str()), whole, "{ended:?}");
+    let report: Value = serde_json::from_str(&ended.output)?;
+    let processes = list(&report, "processes")?;
+    let openssl = |wanted: &dyn Fn(&Value) -> bool, file: &str| -> Result<Value> {
+        let mut all = processes.iter().filter(|process| wanted(process));
+        let mut libraries = all.find_map(|process| list(process, "libraries").ok());
+        let mut libraries = libraries.iter_mut().flat_map(|libraries| libraries.iter());
+        let path = |library: &Value| library["path"].as_str().map(|path| path.contains(file));
+        let found = libraries.find(|library| path(library) == Some(true));
+        let found = found.with_context(|| format!("no {file} in {report:#}"))?;
+        assert_eq!(found["library"], "OpenSSL", "{found:#}");
+        assert_eq!(found["reason"], Value::Null, "{found:#}");
+        assert_eq!(found["built_in"], false, "{found:#}");
+        Ok(found.clone())
+    };
+    let of_nginx = openssl(&|process| process["pid"] == nginx.pid(), "/libssl.so")?;
+    assert_eq!(of_nginx["version"], version.as_str(), "{of_nginx:#}");
+    let names = list(&of_nginx, "probes")?
+        .iter()
+        .map(|probe| &probe["function"]);
+    let names: Vec<&Value> = names.collect();
+    for name in ["SSL_read", "SSL_write", "SSL_free"] {
+        assert!(names.contains(&&Value::from(name)), "{of_nginx:#}");
+    }
+    let is_alone = |process: &Value| {
+        let libraries = process["libraries"].as_array();
+        libraries.is_some_and(|all| {
+            all.iter()
+                .any(|library| library["path"] == "/mnt/renamed.so")
+        })
+    };
+    let copied = openssl(&is_alone, "/mnt/renamed.so")?;
+    assert_eq!(copied["probes"], of_nginx["probes"], "it is the same file");
+
+    // What speaks no TLS has none.
+    let sleeps = |process: &&Value| process["name"] == "sleep";
+    let mut asleep = processes.iter().filter(sleeps).peekable();
+    ensure!(asleep.peek().is_some(), "no sleep in {report:#}");
+    assert!(asleep.all(|process| process["libraries"] == Value::Array(Vec::new())));
+
+    let text = run_to_end(&[], &["doctor", "--processes"])?;
+    assert_eq!((text.code, text.errors.as_str()), whole, "{text:?}");
+    let line = format!("OpenSSL {version}, in ");
+    let of_nginx = |said: &str| said.contains("found    nginx ") && said.contains(&line);
+    assert!(text.output.lines().any(of_nginx), "{}", text.output);
     Ok(())
 }
 

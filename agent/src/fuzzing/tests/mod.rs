@@ -1,5 +1,6 @@
 //! Every target over a bounded number of damaged samples. The same seed makes the same inputs.
 
+mod image_seeds;
 mod mutate;
 mod seeds;
 mod workspace;
@@ -96,7 +97,7 @@ macro_rules! drive {
 }
 
 drive! {
-    traceparent tracestate tcp_option head_scan propagators btf cgroup config elf event_decode recording chunk_framing chunked_body messages
+    traceparent tracestate tcp_option head_scan propagators btf cgroup config elf tls_image maps event_decode recording chunk_framing chunked_body messages
 }
 
 #[test]

@@ -4,13 +4,14 @@ use agent_common::abi::{Decision, Direction, Exec, Exit, Fork, Header, Kind, Liv
 use zerocopy::{FromZeros as _, IntoBytes as _};
 
 use super::Samples;
+pub(super) use super::image_seeds::{elf, maps, tls_image};
 use crate::{
     event::{
         ClockPair,
         recording::{Description, Recorder},
     },
     kernel::{btf, offsets},
-    process::{ProcessFacts, Resource, elf::tests::image},
+    process::{ProcessFacts, Resource},
     testing::{PROCESS, Record, SegmentExt as _, Socket},
 };
 
@@ -261,39 +262,6 @@ pub(super) fn config() -> Samples {
             "otlp: {endpoint: 5, protocol: smoke}\n",
             "\t- x: &a [*a]\n",
         ]),
-    }
-}
-
-pub(super) fn elf() -> Samples {
-    let mut symbols = vec![0; 24];
-    symbols.extend(1_u32.to_le_bytes());
-    symbols.extend([0x12, 0, 14, 0]);
-    symbols.extend(0x4000_u64.to_le_bytes());
-    symbols.extend(0x20_u64.to_le_bytes());
-    let names = b"\0uv_run\0ngx_process_events\0";
-    // Sections of one name that all are the whole file.
-    let mut overlapping = image(&[(".dynstr", b"?".as_slice()); 60]);
-    let length = (overlapping.len() as u64).to_le_bytes();
-    let table = overlapping.len() - 62 * 64;
-    for entry in overlapping[table + 64..].chunks_exact_mut(64).take(60) {
-        entry[24..32].fill(0);
-        entry[32..40].copy_from_slice(&length);
-    }
-    Samples {
-        taken: vec![
-            image(&[(".go.buildinfo", b"\xff Go buildinf:"), (".text", b"code")]),
-            image(&[(".dynsym", &symbols), (".dynstr", names)]),
-            image(&[
-                (".rodata", b"nginx version: nginx/1.22"),
-                (".dynstr", b"\0ngx_process_events_and_timers\0"),
-            ]),
-        ],
-        refused: vec![
-            image(&[(".text", b"code")]),
-            overlapping,
-            b"#!/bin/sh\nexit 0\n".to_vec(),
-            Vec::new(),
-        ],
     }
 }
 

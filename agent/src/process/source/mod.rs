@@ -301,7 +301,7 @@ fn text(path: &Path, limit: u64) -> Option<String> {
 }
 
 /// The kernel appends ` (deleted)` to the path of a file that was replaced, which is what every upgrade does.
-fn without_deleted(path: PathBuf) -> PathBuf {
+pub(super) fn without_deleted(path: PathBuf) -> PathBuf {
     let plain = path.as_os_str().as_bytes().strip_suffix(b" (deleted)");
     plain
         .map(|plain| PathBuf::from(std::ffi::OsStr::from_bytes(plain)))
