@@ -192,8 +192,13 @@ fn offer(work: &Work, socket: &Socket, offers: &mut Offers) {
     slot.outcome = 0;
     slot.trace_id = trace_id;
     slot.span_id = span_id;
-    // The record was made in the same decision. Whether it is there does not matter.
-    slot.flags = u64::from(work.decision.trace_flags) | work.handover.trace_flags & RESTARTED;
+    // The request's own: it may have been decided in an earlier send, and the record in scratch be another one's.
+    let restarted = if socket.request.restarts != 0 {
+        RESTARTED
+    } else {
+        0
+    };
+    slot.flags = u64::from(work.decision.trace_flags) | restarted;
     slot.seal = slot.seal_of();
     fence();
     slot.number = number;

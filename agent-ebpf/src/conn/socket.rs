@@ -77,7 +77,8 @@ pub(crate) struct Request {
     /// 1: its `tracestate` stands in `STATES`; of a client request that of the one on whose behalf it is, when it was decided. Not one of the flags: it is set
     /// when the request can be found, and another CPU may be closing it.
     pub(crate) state_kept: u32,
-    pub(crate) reserved: u32,
+    /// 1: of a client request, the trace context that it forwards is not of the trace that it is in.
+    pub(crate) restarts: u32,
 }
 
 /// Whether the connection's chunked message is one of this direction.

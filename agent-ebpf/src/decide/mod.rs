@@ -263,6 +263,7 @@ pub(crate) fn client(work: &mut Work, socket: &mut Socket) {
     }
     // What is forwarded is not the context of the request that brought it in: that one did not trust it.
     let restarts = forwarded && words(work.decision.trace_id) != header.trace_id;
+    socket.request.restarts = u32::from(restarts);
     let restarted = if restarts { decide::RESTARTED } else { 0 };
     if socket.has(flags::BASES_EXACT) {
         // Built in scratch: the stack is full enough.
