@@ -34,6 +34,13 @@ const FAULTS: &[(Fault, u32)] = &[
     (Fault::OptionShortPause, 1 << 3),
 ];
 
+/// Peers of which is known whether options arrive.
+const PEERS: u32 = 1_024;
+
+/// Entries of an LRU map that a CPU may set aside, twice over. Before d4adf1c9ee77 (2025) a CPU takes 128 at a time whatever the size, and one that finds
+/// none left throws out what it has just learned.
+const SET_ASIDE: u32 = 256;
+
 /// Sockets of one self-test, with room to spare.
 const BENCH_SOCKETS: u32 = 64;
 
@@ -44,6 +51,21 @@ pub(super) fn program_types(program: &str) -> Option<(u32, u32, u32)> {
         bpf_attach_type::BPF_CGROUP_SOCK_OPS as u32,
         0,
     ))
+}
+
+/// What the object is told of the kernel that it runs on.
+#[derive(Clone, Copy, Debug)]
+pub struct Machine {
+    /// CPUs that there may be.
+    pub cpus: usize,
+}
+
+impl Machine {
+    /// Entries of `PEERS`.
+    fn peers(&self) -> u32 {
+        let cpus = u32::try_from(self.cpus).unwrap_or(u32::MAX);
+        PEERS.saturating_add(cpus.saturating_mul(SET_ASIDE))
+    }
 }
 
 /// The object in the kernel.
@@ -61,6 +83,7 @@ impl Carrier {
         shared: &SharedMaps,
         networks: &[Network],
         faults: &[Fault],
+        machine: Machine,
     ) -> Result<Self, InjectError> {
         let object = objects::find(OBJECT).ok_or(InjectError::NoObject)?;
         super::examine::raise_memlock();
@@ -69,6 +92,7 @@ impl Carrier {
         let bits = FAULTS.iter().filter(|(fault, _)| faults.contains(fault));
         let bits: u32 = bits.fold(0, |all, (_, bit)| all | bit);
         loader.override_global("OPTION_FAULT", &bits, false);
+        loader.map_max_entries("PEERS", machine.peers());
         for (fault, map) in [
             (Fault::OffersFull, "OFFERS"),
             (Fault::BroughtFull, "BROUGHT"),
@@ -183,5 +207,21 @@ impl Bench {
     pub fn brought(&self, port: u16) -> Result<Option<Brought>, MapError> {
         let words = if_there(self.brought.get(&u64::from(port), 0))?;
         Ok(words.map(|words: BroughtWords| transmute!(words)))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn as_many_peers_are_known_on_many_cpus() {
+        let peers = |cpus| Machine { cpus }.peers();
+        assert_eq!(peers(1), 1_280);
+        for cpus in [1, 8, 64, 512] {
+            let aside = u32::try_from(cpus).expect("a small number") * 128;
+            assert!(peers(cpus) - aside >= 1_024 + aside);
+        }
+        assert_eq!(peers(usize::MAX), u32::MAX);
     }
 }

@@ -12,7 +12,7 @@ use crate::{
     inject,
     probe::{
         inject::{InjectError, SharedMaps},
-        option::Carrier,
+        option::{Carrier, Machine},
     },
 };
 
@@ -36,8 +36,13 @@ pub(super) fn prepare(
 }
 
 /// Loads the object.
-pub(super) fn load(shared: &SharedMaps, config: &Config) -> Option<Carrier> {
-    or_say_why(Carrier::new(shared, &config.option_to, &config.faults))
+pub(super) fn load(shared: &SharedMaps, config: &Config, machine: Machine) -> Option<Carrier> {
+    or_say_why(Carrier::new(
+        shared,
+        &config.option_to,
+        &config.faults,
+        machine,
+    ))
 }
 
 /// Attaches it to the control group whose processes make and accept the connections.

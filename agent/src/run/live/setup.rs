@@ -26,6 +26,7 @@ use crate::{
         examine::Kernel,
         hooks::Feature,
         log::KernelLog,
+        option::Machine,
         settings::{Settings, Value},
     },
     process::{Host, IdentityOptions, NoProc, Proc, ProcSource, ProcessTable, Selection},
@@ -71,7 +72,12 @@ pub(super) fn start(config: &Config, record: Option<(&Path, bool)>) -> Result<Re
     let (shared, can_carry) = carrier::prepare(config, cgroup.as_deref(), shared);
     // First, so that the other one does nothing for it where it is refused.
     let carrier = match &shared {
-        Some(shared) if can_carry => carrier::load(shared, config),
+        Some(shared) if can_carry => {
+            let machine = Machine {
+                cpus: kernel.features.cpus,
+            };
+            carrier::load(shared, config, machine)
+        }
         _ => None,
     };
     let mut map_sizes = Vec::new();
