@@ -17,19 +17,24 @@ pub struct Peer {
     pub trial_ns: u64,
     /// 1: a segment with an option was acknowledged, and the path was not given up since.
     pub proven: u32,
-    /// Connections on which none was, since the last one on which one was.
+    /// How much there is against the path: [`Peer::FAILURE`] for each connection on which none was, less one for each on which one was.
     pub failures: u32,
-    /// Times that the path was given up since then.
+    /// Times that the path was given up, as far as that is not made up for.
     pub pauses: u32,
-    /// Zero.
-    pub reserved: u32,
+    /// Connections on which one was acknowledged, since the last one on which none was.
+    pub passes: u32,
 }
 
 impl Peer {
     /// A connection whose trial did not end by then has nothing to tell.
     const TRIAL_NS: u64 = 2_000_000_000;
-    /// Connections in a row that fail on a path which is known to pass options, before it is given up: a peer may go down, too.
-    const ENOUGH: u32 = 3;
+    /// What one failure weighs, in connections that pass. Behind one address there may be several paths, of which one passes no options: a path is given up
+    /// where more than one in 21 connections fails.
+    const FAILURE: u32 = 20;
+    /// What is enough to give up a path which is known to pass options: three failures in a row, since a peer may go down, too.
+    const ENOUGH: u32 = 3 * Self::FAILURE;
+    /// So many passes in a row make up for having been given up once.
+    const MADE_UP: u32 = 100;
     /// The pause after the first time doubles so often.
     const DOUBLED: u32 = 6;
 
@@ -58,14 +63,39 @@ impl Peer {
 
     /// A segment with an option was acknowledged.
     #[inline(always)]
-    pub const fn passed(&mut self) {
+    pub const fn acknowledged(&mut self) {
         self.proven = 1;
         self.trial_ns = 0;
-        self.failures = 0;
-        self.pauses = 0;
     }
 
-    /// A connection ended, or goes on without, because none was. `pause_ns` is the first pause. Whether the path is given up for that.
+    /// And nothing has answered it with a reset.
+    #[inline(always)]
+    pub const fn passed(&mut self) {
+        self.acknowledged();
+        self.failures = self.failures.saturating_sub(1);
+        self.passes = self.passes.saturating_add(1);
+        if self.passes >= Self::MADE_UP {
+            self.passes = 0;
+            self.pauses = self.pauses.saturating_sub(1);
+        }
+    }
+
+    /// The connection that began to try the path at this time has found out nothing: the next one may.
+    #[inline(always)]
+    pub const fn released(&mut self, trial_ns: u64) {
+        if self.trial_ns == trial_ns {
+            self.trial_ns = 0;
+        }
+    }
+
+    /// Whether nothing is known of the path, neither good nor bad.
+    #[must_use]
+    #[inline(always)]
+    pub const fn is_unknown(&self) -> bool {
+        self.proven == 0 && self.pauses == 0
+    }
+
+    /// A connection ended, or goes on without, because none was, or because one was answered with a reset. `pause_ns` is the first pause. Whether the path is given up for that.
     #[must_use]
     #[inline(always)]
     pub const fn failed(&mut self, now_ns: u64, pause_ns: u64) -> bool {
@@ -73,7 +103,8 @@ impl Peer {
             return false;
         }
         self.trial_ns = 0;
-        self.failures = self.failures.wrapping_add(1);
+        self.passes = 0;
+        self.failures = self.failures.saturating_add(Self::FAILURE);
         if self.proven != 0 && self.failures < Self::ENOUGH {
             return false;
         }
@@ -83,8 +114,9 @@ impl Peer {
             Self::DOUBLED
         };
         self.proven = 0;
-        self.failures = 0;
-        self.pauses = self.pauses.wrapping_add(1);
+        // One more is enough, until others have passed.
+        self.failures = Self::ENOUGH;
+        self.pauses = self.pauses.saturating_add(1);
         self.until_ns = now_ns.saturating_add(pause_ns << doubled);
         true
     }
@@ -123,13 +155,71 @@ mod tests {
             now = end;
         }
         assert!(peer.admits(now));
-        peer.passed();
-        // From the beginning again.
-        for _ in 0..3 {
-            assert!(peer.admits(now));
-            let _ = peer.failed(now, PAUSE);
+    }
+
+    #[test]
+    fn what_was_given_up_is_made_up_for_by_many_passes_in_a_row() {
+        let mut peer = Peer::default();
+        let mut now = 100 * SECOND;
+        for minutes in [1, 2, 4] {
+            assert!(peer.failed(now, PAUSE));
+            now += minutes * PAUSE;
         }
+        for _ in 0..300 {
+            peer.passed();
+        }
+        assert!(peer.proven == 1 && peer.pauses == 0);
+        // As if nothing had been.
+        assert!(!peer.failed(now, PAUSE) && !peer.failed(now, PAUSE));
+        assert!(peer.failed(now, PAUSE));
         assert!(!peer.is_paused(now + PAUSE));
+    }
+
+    #[test]
+    fn a_peer_where_one_of_three_paths_passes_none_is_given_up_for_longer_and_longer() {
+        let mut peer = Peer::default();
+        let (mut now, mut harmed) = (100 * SECOND, 0);
+        // A day of one connection each second.
+        for second in 0..86_400u64 {
+            now += SECOND;
+            if !peer.admits(now) {
+                continue;
+            }
+            if second % 3 == 0 {
+                harmed += 1;
+                let _ = peer.failed(now, PAUSE);
+            } else {
+                peer.passed();
+            }
+        }
+        assert!(harmed < 40, "{harmed} of 28,800");
+        // One in a hundred is what peers do on their own.
+        let mut peer = Peer::default();
+        for connection in 1..100_000u64 {
+            peer.passed();
+            assert!(connection % 100 != 0 || !peer.failed(now, PAUSE));
+        }
+    }
+
+    #[test]
+    fn who_has_found_out_nothing_makes_room_for_the_next_one() {
+        let mut peer = Peer::default();
+        assert!(peer.admits(100 * SECOND));
+        peer.released(99 * SECOND);
+        assert!(!peer.admits(100 * SECOND + 1), "it was not that one's");
+        peer.released(100 * SECOND);
+        assert!(peer.admits(100 * SECOND + 1));
+    }
+
+    #[test]
+    fn a_path_that_was_given_up_is_not_unknown() {
+        let mut peer = Peer::default();
+        assert!(peer.is_unknown());
+        assert!(peer.failed(SECOND, PAUSE));
+        assert!(!peer.is_unknown());
+        let mut peer = Peer::default();
+        peer.passed();
+        assert!(!peer.is_unknown());
     }
 
     #[test]
@@ -139,7 +229,9 @@ mod tests {
         for _ in 0..10 {
             assert!(!peer.failed(SECOND, PAUSE));
             assert!(!peer.failed(SECOND, PAUSE));
-            peer.passed();
+            for _ in 0..40 {
+                peer.passed();
+            }
         }
         assert!(!peer.failed(SECOND, PAUSE));
         assert!(!peer.failed(SECOND, PAUSE));

@@ -24,7 +24,7 @@ static UNKNOWN: Peer = Peer {
     proven: 0,
     failures: 0,
     pauses: 0,
-    reserved: 0,
+    passes: 0,
 };
 
 /// How long a path is left alone at first, nanoseconds.
