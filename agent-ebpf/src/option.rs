@@ -38,6 +38,9 @@ static NO_OFFERS: Offers = Offers {
     tried_ns: 0,
     quiet: 0,
     asked: 0,
+    claimed_ns: 0,
+    received: 0,
+    left_out: 0,
     slots: [OfferedContext {
         start: 0,
         own: 0,
@@ -167,6 +170,7 @@ fn offer(work: &Work, socket: &Socket, offers: &mut Offers) {
     // Where the request begins on the wire cannot be told, or depends on what is yet to be put in before it.
     if socket.has(flags::UNDER_WAY) || socket.planned != 0 {
         count(Counter::OptionsUnsent);
+        offers.left_out = 1;
         return;
     }
     // Those that were never accepted: another request stands in their place.

@@ -178,7 +178,8 @@ counters! {
     /// How often hidden messages of a connection could not be told from others any more: requests that waited then are given up, and failures and bytes of
     /// hidden ones are not counted.
     HidingLost = 76, "hiding_lost";
-    /// Connections that ended while the first segment with an option was not acknowledged: by a reset, or by a process that had waited long enough for it.
+    /// Connections that ended before the first segment with an option was acknowledged, by a reset or by a process that had waited long enough for it; or after
+    /// that by a reset, before anything was received.
     OptionSocketsFailed = 77, "option_sockets_failed";
     /// Connections whose requests get no option, because options do not seem to arrive at their peer: it is tried again later.
     OptionSocketsPaused = 78, "option_sockets_paused";

@@ -83,6 +83,12 @@ pub struct Offers {
     pub quiet: u32,
     /// Callbacks of this socket that nobody had asked for before us.
     pub asked: u32,
+    /// When this connection began to try the path; by the callback, like `received`.
+    pub claimed_ns: u64,
+    /// Bytes that the connection had received when the first one was sent with an option: the low half of their number.
+    pub received: u32,
+    /// 1: a request was left out, because it could not be told where it begins on the wire.
+    pub left_out: u32,
     /// The newest ones: a request's number modulo their count is its slot.
     pub slots: [OfferedContext; Offers::COUNT],
 }
@@ -100,10 +106,14 @@ pub enum Trial {
     Open = 0,
     /// One was sent, and it is not known whether it arrived.
     Sent = 1,
-    /// It was acknowledged.
+    /// It was acknowledged, and then the other end sent something.
     Passed = 2,
     /// It was not, and the connection went on without or ended.
     Failed = 3,
+    /// This connection is the one that tries the path, and none was sent yet.
+    Claimed = 4,
+    /// It was acknowledged, and nothing was received since then.
+    Acknowledged = 5,
 }
 
 /// The context that a segment has brought.
@@ -174,7 +184,7 @@ impl Brought {
     pub const COUNT: usize = 4;
 }
 
-const _: () = assert!(size_of::<OfferedContext>() == 56 && size_of::<Offers>() == 280);
+const _: () = assert!(size_of::<OfferedContext>() == 56 && size_of::<Offers>() == 296);
 const _: () = assert!(size_of::<BroughtContext>() == 56 && size_of::<Brought>() == 232);
 
 #[cfg(test)]

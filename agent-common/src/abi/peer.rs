@@ -114,7 +114,7 @@ impl Peer {
             Self::DOUBLED
         };
         self.proven = 0;
-        // One more is enough, until others have passed.
+        // One more is enough, until 21 have passed.
         self.failures = Self::ENOUGH;
         self.pauses = self.pauses.saturating_add(1);
         self.until_ns = now_ns.saturating_add(pause_ns << doubled);
@@ -155,6 +155,13 @@ mod tests {
             now = end;
         }
         assert!(peer.admits(now));
+        // It passes, but not for long.
+        for _ in 0..20 {
+            peer.passed();
+        }
+        let mut better = peer;
+        better.passed();
+        assert!(peer.failed(now, PAUSE) && !better.failed(now, PAUSE));
     }
 
     #[test]

@@ -58,6 +58,8 @@ pub(super) fn program_types(program: &str) -> Option<(u32, u32, u32)> {
 pub struct Machine {
     /// CPUs that there may be.
     pub cpus: usize,
+    /// Offset of `sock.sk_err`, where it is known.
+    pub sk_err: Option<u32>,
 }
 
 impl Machine {
@@ -91,7 +93,9 @@ impl Carrier {
         loader.verifier_log_level(VerifierLogLevel::STATS);
         let bits = FAULTS.iter().filter(|(fault, _)| faults.contains(fault));
         let bits: u32 = bits.fold(0, |all, (_, bit)| all | bit);
+        let sk_err = machine.sk_err.unwrap_or(0);
         loader.override_global("OPTION_FAULT", &bits, false);
+        loader.override_global("O_SOCK_SK_ERR", &sk_err, false);
         loader.map_max_entries("PEERS", machine.peers());
         for (fault, map) in [
             (Fault::OffersFull, "OFFERS"),
@@ -216,7 +220,7 @@ mod tests {
 
     #[test]
     fn as_many_peers_are_known_on_many_cpus() {
-        let peers = |cpus| Machine { cpus }.peers();
+        let peers = |cpus| Machine { cpus, sk_err: None }.peers();
         assert_eq!(peers(1), 1_280);
         for cpus in [1, 8, 64, 512] {
             let aside = u32::try_from(cpus).expect("a small number") * 128;

@@ -39,7 +39,7 @@ static NETWORKS: LpmTrie<[u32; 4], u32> = LpmTrie::with_max_entries(256, 0);
 /// Networks from which they are taken, likewise: shared with `capture`.
 #[map]
 static TRUSTED: LpmTrie<[u32; 4], u32> = LpmTrie::with_max_entries(256, 0);
-/// What is known of paths: by address of the peer, IPv4 ones mapped. One that is pushed out is learned again.
+/// What is known of paths: by address of the peer, IPv4 ones mapped. One that is pushed out is learned again. User space adds to its size what CPUs set aside.
 #[map]
 static PEERS: LruHashMap<[u32; 4], Peer> = LruHashMap::with_max_entries(1_024, 0);
 /// One entry: what is known of all paths together, which holds for those to peers of which nothing is known.
@@ -65,6 +65,10 @@ mod fault {
 /// 1: the sockets of the self-test, which user space knows by their ports.
 #[unsafe(no_mangle)]
 pub static SELF_TEST: u32 = 0;
+
+/// Offset of `sock.sk_err`, bytes; 0 where it is not known.
+#[unsafe(no_mangle)]
+pub static O_SOCK_SK_ERR: u32 = 0;
 
 /// 127.0.0.1, in the order of the wire.
 const LOOPBACK: u32 = u32::from_ne_bytes([127, 0, 0, 1]);
@@ -103,6 +107,12 @@ fn key(ctx: &SockOpsContext) -> Option<u64> {
         let own = ctx.family() == AF_INET && ctx.remote_ip4() == LOOPBACK;
         return own.then(|| u64::from(ctx.local_port()));
     }
+    Some(tcp_sock(ctx)? as u64)
+}
+
+/// The sock.
+#[inline(always)]
+fn tcp_sock(ctx: &SockOpsContext) -> Option<*const u8> {
     // SAFETY: a load from the context.
     let operations = unsafe { &*ctx.ops };
     // SAFETY: the only member of the union that is a value.
@@ -113,7 +123,7 @@ fn key(ctx: &SockOpsContext) -> Option<u64> {
     // A socket of its own kind may be a number on every version of the kernel.
     // SAFETY: the verifier checks that it is a sock.
     let tcp = unsafe { bpf_skc_to_tcp_sock(sk.cast()) };
-    (!tcp.is_null()).then_some(tcp as u64)
+    (!tcp.is_null()).then_some(tcp.cast_const().cast())
 }
 
 /// What a segment's header says of it.

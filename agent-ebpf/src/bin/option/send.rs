@@ -86,11 +86,7 @@ pub(crate) fn make_room(ctx: &SockOpsContext) -> Option<()> {
     let asked = ctx.arg(0);
     if offers.state != InjectionState::Enrolled as u32 {
         offers.room = room::NONE;
-        if offers.in_vain != 0 && is_acknowledged(ctx, offers) {
-            path::gave_up(ctx, offers);
-            offers.in_vain = 0;
-            count(Counter::OptionSocketsGivenUp);
-        }
+        path::resolve(ctx, offers);
         if offers.in_vain == 0 {
             drop_callbacks(ctx, offers);
         }
@@ -107,6 +103,7 @@ pub(crate) fn make_room(ctx: &SockOpsContext) -> Option<()> {
     if asked == CURRENT_MSS {
         // Who finds no room tries no path.
         offers.room = if !wanted || !reserve(ctx) {
+            path::release(ctx, offers);
             room::NONE
         } else if path::admits(ctx, offers) {
             room::MADE
@@ -115,7 +112,9 @@ pub(crate) fn make_room(ctx: &SockOpsContext) -> Option<()> {
         };
         return None;
     }
-    if offered == 0 {
+    // SAFETY: a word of the entry.
+    let left_out = unsafe { (&raw const offers.left_out).read_volatile() };
+    if offered == 0 && left_out == 0 {
         offers.quiet += 1;
         if offers.quiet >= QUIET {
             offers.state = InjectionState::Refused as u32;
@@ -134,12 +133,13 @@ pub(crate) fn make_room(ctx: &SockOpsContext) -> Option<()> {
     }
     let slot = &mut offers.slots[(offered % Offers::COUNT as u32) as usize];
     slot.outcome |= outcome::CRAMPED;
+    path::release(ctx, offers);
     None
 }
 
 /// Whether the newest request's first byte is.
 #[inline(always)]
-fn is_acknowledged(ctx: &SockOpsContext, offers: &Offers) -> bool {
+pub(crate) fn is_acknowledged(ctx: &SockOpsContext, offers: &Offers) -> bool {
     // SAFETY: a word of the entry.
     let start = unsafe { (&raw const offers.start).read_volatile() };
     // SAFETY: a load from the context.
@@ -192,6 +192,7 @@ pub(crate) fn write(ctx: &SockOpsContext) -> Option<()> {
             unsafe { bpf_store_hdr_opt(ctx.ops, words.as_ptr().cast(), option::LENGTH as u32, 0) };
         if stored != 0 {
             slot.outcome |= outcome::CRAMPED;
+            path::release(ctx, offers);
             return None;
         }
         slot.outcome += outcome::TIME;
@@ -202,6 +203,10 @@ pub(crate) fn write(ctx: &SockOpsContext) -> Option<()> {
         }
         path::sent(ctx, offers, offer.start);
         return Some(());
+    }
+    // It goes without: its packet is not all its own.
+    if segment.payload != 0 && segment.sequence == offers.start {
+        path::release(ctx, offers);
     }
     None
 }

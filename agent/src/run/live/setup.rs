@@ -75,6 +75,7 @@ pub(super) fn start(config: &Config, record: Option<(&Path, bool)>) -> Result<Re
         Some(shared) if can_carry => {
             let machine = Machine {
                 cpus: kernel.features.cpus,
+                sk_err: kernel.offsets.get("O_SOCK_SK_ERR"),
             };
             carrier::load(shared, config, machine)
         }

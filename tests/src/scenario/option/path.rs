@@ -215,6 +215,80 @@ pub(super) fn short_deadline(context: &mut Context) -> Result<()> {
     Ok(())
 }
 
+/// A process that does not wait at all, on a path that drops segments with an option: what its socket sends on its own tells that they do not arrive.
+pub(super) fn left_to_the_kernel(context: &mut Context) -> Result<()> {
+    let ends = Ends::new(context)?;
+    ends.net.drop_option(EXPERIMENTAL)?;
+    let agent = ends.agent(context, &[])?;
+    let [mut client, server] = ends.connect()?;
+    client.write_all(request("/b/1").as_bytes())?;
+    drop(client);
+    given_up(&agent, 0)?;
+    drop(server);
+    let statistics = unharmed(ends, agent, 2)?;
+    assert_eq!(statistics.get("option_sockets_given_up"), 1, "{statistics}");
+    assert_eq!(statistics.get("option_segments"), 3, "{statistics}");
+    Ok(())
+}
+
+/// A process that ends its connections with a reset before anything was acknowledged says nothing of the path.
+pub(super) fn own_abort(context: &mut Context) -> Result<()> {
+    let ends = Ends::new(context)?;
+    ends.net.drop_option(EXPERIMENTAL)?;
+    let agent = ends.agent(context, &[])?;
+    let [mut client, mut server] = ends.connect()?;
+    sockopt::set_socket_linger(&client, Some(Duration::ZERO))?;
+    client.write_all(request("/b/1").as_bytes())?;
+    drop(client);
+    match server.read(&mut [0]) {
+        Err(error) if error.kind() == ErrorKind::ConnectionReset => {}
+        other => bail!("no reset: {other:?}"),
+    }
+    ends.net.drop_nothing()?;
+    // At once: it does not hold up the next one either.
+    ends.request(&agent, "/b/2", End::Answered)?;
+    let statistics = ends.stop(agent)?;
+    assert_eq!(statistics.get("option_sockets_failed"), 0, "{statistics}");
+    assert_eq!(statistics.get("option_peers_paused"), 0, "{statistics}");
+    assert_eq!(statistics.get("options_written"), 2, "{statistics}");
+    assert_eq!(statistics.get("options_taken"), 1, "{statistics}");
+    Ok(())
+}
+
+/// Something takes segments with an option, and answers them with a reset afterwards.
+pub(super) fn taken_and_reset(context: &mut Context) -> Result<()> {
+    let ends = Ends::new(context)?;
+    let agent = ends.agent(context, &[])?;
+    for id in 1..=3 {
+        assert_eq!(count(&agent, "option_peers_paused")?, 0);
+        ends.request(&agent, &format!("/b/{id}"), End::Reset)?;
+    }
+    given_up(&agent, 3)?;
+    let statistics = unharmed(ends, agent, 4)?;
+    assert_eq!(statistics.get("options_written"), 3, "{statistics}");
+    Ok(())
+}
+
+/// That options arrive on this host says nothing of the paths to others: the first failure there spares all of which nothing is known.
+pub(super) fn same_host(context: &mut Context) -> Result<()> {
+    let mut ends = Ends::new(context)?;
+    ends.net.drop_option(EXPERIMENTAL)?;
+    let agent = ends.agent(context, &[])?;
+    let far = ends.address;
+    let near = SocketAddr::from(([127, 0, 0, 1], far.port()));
+    let there = network::inside(&ends.net.client, || Ok(TcpListener::bind(near)?))?;
+    let here = std::mem::replace(&mut ends.listener, there);
+    ends.address = near;
+    ends.request(&agent, "/b/1", End::Answered)?;
+    (ends.listener, ends.address) = (here, far);
+    ends.request(&agent, "/b/2", End::Reset)?;
+    given_up(&agent, 1)?;
+    let statistics = unharmed(ends, agent, 3)?;
+    assert_eq!(statistics.get("options_written"), 2, "{statistics}");
+    assert_eq!(statistics.get("option_pauses"), 1, "{statistics}");
+    Ok(())
+}
+
 /// Requests that are made at one time, to a peer of which nothing is known, on a path that drops segments with an option: one of them waits.
 pub(super) fn one_tries(context: &mut Context) -> Result<()> {
     let ends = Ends::new(context)?;
