@@ -229,6 +229,7 @@ fn places<R: ReadAt + ?Sized>(bytes: &R, texts: &Section, names: &[Name]) -> Has
     marks.sort_unstable();
     marks.dedup();
     let marks: Vec<&[u8]> = marks.into_iter().map(str::as_bytes).collect();
+    let mangled = names.iter().any(|name| matches!(name, Name::Rust(_)));
     let mut last = None;
     search(bytes, range, &marks, MAX_NAME, |piece, at, _| {
         let place = |at: usize| u32::try_from(piece.offset + at as u64 - texts.offset).ok();
@@ -242,9 +243,11 @@ fn places<R: ReadAt + ?Sized>(bytes: &R, texts: &Section, names: &[Name]) -> Has
         });
         if let Some(which) = plain {
             places.extend(place(at).map(|place| (place, which)));
-        } else {
-            let before = piece.bytes[..at].iter().rposition(|byte| *byte == 0);
-            let start = before.map_or(0, |zero| zero + 1);
+        } else if mangled {
+            // No further: who writes the table may have left out the zeros.
+            let from = at.saturating_sub(MAX_NAME);
+            let before = piece.bytes[from..at].iter().rposition(|byte| *byte == 0);
+            let start = before.map_or(from, |zero| from + zero + 1);
             let start_place = place(start);
             // A name may hold the mark many times.
             if start_place != last {

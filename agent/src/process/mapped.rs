@@ -20,8 +20,8 @@ use rustix::fs::{CWD, FileType, Mode, OFlags, ResolveFlags};
 
 use super::source::without_deleted;
 
-/// Bytes of `maps` that are read: 65,530 lines, which is the most a process has unless it is told otherwise.
-const MAX_BYTES: u64 = 8 << 20;
+/// Bytes of `maps` that are read: the 262,144 lines that databases ask for, with long paths. What a process loaded first stands last.
+const MAX_BYTES: u64 = 64 << 20;
 /// Files that are kept of one process; a desktop program has 300.
 const MAX_FILES: usize = 1024;
 

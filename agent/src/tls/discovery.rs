@@ -2,12 +2,12 @@
 //!
 //! Input: a `/proc`, and a process to look at. Output: [`Look`]. Each file is examined once, whoever has mapped it: a process that has loaded
 //! another library meanwhile is looked at again, and only what is new is read. What is known of a file is kept under its device,
-//! inode and time of change, so that one that was replaced is another one; files without TLS are not even opened again.
+//! inode and time of change, so that one that was replaced is another one. It is opened each time: what `maps` says of its device is not what a file's own
+//! status says (btrfs), and may have changed before it is opened.
 
 use std::{
     collections::{HashMap, HashSet},
     fs::File,
-    hash::{BuildHasher as _, RandomState},
     io::ErrorKind,
     path::PathBuf,
     sync::Arc,
@@ -24,7 +24,7 @@ use crate::{
 
 /// Files with TLS that are kept, at about 1 KB each; when there are more, all are forgotten and examined anew.
 const MAX_KNOWN: usize = 4096;
-/// Files without that are remembered, at 24 bytes each.
+/// Files without that are remembered, at 32 bytes each.
 const MAX_WITHOUT: usize = 32_768;
 
 /// What is known of a file.
@@ -72,8 +72,7 @@ pub struct Discovery {
     folder: PathBuf,
     source: Proc,
     known: HashMap<FileId, Arc<Known>>,
-    without: HashSet<(u64, u64, u64)>,
-    hasher: RandomState,
+    without: HashSet<FileId>,
     examined: u64,
 }
 
@@ -86,7 +85,6 @@ impl Discovery {
             folder,
             known: HashMap::new(),
             without: HashSet::new(),
-            hasher: RandomState::new(),
             examined: 0,
         }
     }
@@ -121,27 +119,25 @@ impl Discovery {
         let (mut libraries, mut unopened) = (Vec::new(), Vec::new());
         let mut openssl = Vec::new();
         for mapped in files {
-            let path = self.hasher.hash_one(&mapped.path);
-            let place = (mapped.device, mapped.inode, path);
-            if self.without.contains(&place) {
-                continue;
-            }
             let file = mapped::open(&self.folder, tgid, mapped);
             let Some((file, id)) = file.and_then(|file| file_id(&file).map(|id| (file, id))) else {
                 unopened.push(mapped.path.clone());
                 continue;
             };
+            if self.without.contains(&id) {
+                continue;
+            }
             let built_in = program == Some(id);
             let known = match self.known(id, &file) {
                 Ok(Some(known)) => known,
                 Ok(None) => {
-                    self.remember_without(place);
+                    self.remember_without(id);
                     continue;
                 }
                 Err(error) if built_in => return Look::Unreadable(error),
                 Err(error) => {
                     tracing::debug!(path = %mapped.path.display(), %error, "mapped file is not examined");
-                    self.remember_without(place);
+                    self.remember_without(id);
                     continue;
                 }
             };
@@ -200,11 +196,11 @@ impl Discovery {
         Ok(Some(known))
     }
 
-    fn remember_without(&mut self, place: (u64, u64, u64)) {
+    fn remember_without(&mut self, id: FileId) {
         if self.without.len() >= MAX_WITHOUT {
             self.without.clear();
         }
-        self.without.insert(place);
+        self.without.insert(id);
     }
 }
 

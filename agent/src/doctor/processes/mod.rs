@@ -11,7 +11,7 @@ use std::{
     time::Instant,
 };
 
-use serde::Serialize;
+use serde::{Serialize, Serializer};
 
 use crate::{
     process::{Proc, ProcSource as _, mapped},
@@ -40,12 +40,14 @@ pub struct Process {
     /// Its id.
     pub pid: u32,
     /// Path of its program; none where it may not be read.
+    #[serde(serialize_with = "lossy_option")]
     pub program: Option<PathBuf>,
     /// Name of its first thread.
     pub name: String,
     /// The libraries that it has.
     pub libraries: Vec<Library>,
     /// Files that it has mapped and of which nothing is known, because they could not be opened.
+    #[serde(serialize_with = "lossy_list")]
     pub unopened: Vec<PathBuf>,
     /// Why it was not looked at.
     pub error: Option<String>,
@@ -59,6 +61,7 @@ pub struct Library {
     /// Its version, as far as it tells.
     pub version: Option<String>,
     /// The file that holds it, as the process saw its path.
+    #[serde(serialize_with = "lossy")]
     pub path: PathBuf,
     /// Whether that is the program itself.
     pub built_in: bool,
@@ -79,6 +82,22 @@ pub struct Place {
     pub offset: u64,
     /// Its return instructions in the file, where the kernel cannot tell that it returns.
     pub returns: Vec<u64>,
+}
+
+/// Paths are any bytes, JSON is UTF-8: what is none is replaced.
+fn lossy<S: Serializer>(path: &Path, to: S) -> Result<S::Ok, S::Error> {
+    to.collect_str(&path.display())
+}
+
+fn lossy_option<S: Serializer>(path: &Option<PathBuf>, to: S) -> Result<S::Ok, S::Error> {
+    match path {
+        Some(path) => lossy(path, to),
+        None => to.serialize_none(),
+    }
+}
+
+fn lossy_list<S: Serializer>(paths: &[PathBuf], to: S) -> Result<S::Ok, S::Error> {
+    to.collect_seq(paths.iter().map(|path| path.to_string_lossy()))
 }
 
 /// Writes the report on the processes of the `/proc` mounted at `proc`.

@@ -25,6 +25,22 @@ fn process(pid: u32, program: &str, libraries: Vec<Library>) -> Process {
     }
 }
 
+/// Whoever starts a program chooses its path.
+#[test]
+fn json_takes_any_path() {
+    use std::os::unix::ffi::OsStringExt as _;
+    let odd = PathBuf::from(std::ffi::OsString::from_vec(b"/tmp/\xff".to_vec()));
+    let mut process = process(7, "/bin/ok", vec![library("OpenSSL", None, "/lib/ok")]);
+    process.libraries[0].path = odd.clone();
+    process.unopened = vec![odd.clone()];
+    process.program = Some(odd);
+    let text = serde_json::to_value(process).expect("it is text");
+    let odd = "/tmp/\u{fffd}";
+    assert_eq!(text["program"], odd);
+    assert_eq!(text["unopened"][0], odd);
+    assert_eq!(text["libraries"][0]["path"], odd);
+}
+
 fn written(processes: Vec<Process>) -> String {
     let report = Processes {
         version: "1.2.3",

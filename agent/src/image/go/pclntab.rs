@@ -23,6 +23,8 @@ const HEADER: usize = 72;
 const MAX_FUNCTIONS: u64 = 2 << 20;
 /// Bytes of the table; those of the largest known program (kubectl's relatives) take 60 MB.
 const MAX_BYTES: u64 = 256 << 20;
+/// What begins like the table and is none: more of it is no accident.
+const MAX_TRIES: u32 = 64;
 /// Bytes that are searched for the header where no section has the name.
 const MAX_SEARCHED: u64 = 128 << 20;
 /// Places of one name that are looked at: another name may end like it.
@@ -54,7 +56,7 @@ pub(super) fn find<R: ReadAt + ?Sized>(image: &Image<'_, R>) -> Result<Pclntab, 
         Machine::Aarch64 => 4,
         Machine::Other => return outcome,
     };
-    let mut left = MAX_SEARCHED;
+    let (mut left, mut tries) = (MAX_SEARCHED, MAX_TRIES);
     for segment in image.segments.iter().filter(|part| !part.is_executable()) {
         let size = segment.size.min(left);
         left -= size;
@@ -70,9 +72,10 @@ pub(super) fn find<R: ReadAt + ?Sized>(image: &Image<'_, R>) -> Result<Pclntab, 
             if let Ok(table) = read(image, piece.offset + at as u64) {
                 outcome = Ok(table);
             }
-            outcome.is_err()
+            tries -= 1;
+            outcome.is_err() && tries > 0
         });
-        if outcome.is_ok() {
+        if outcome.is_ok() || tries == 0 {
             break;
         }
     }
