@@ -4,6 +4,7 @@ use agent_common::{
     abi::{Counter, Direction, Role, SlotKind},
     wire::{
         http1::{self, Framing, Phase},
+        scan::MethodKind,
         traceparent,
     },
 };
@@ -213,9 +214,14 @@ fn forget_answered(work: &Work, socket: &mut Socket, direction: usize) {
             lose(other);
         }
         socket.pending.clear();
-    } else if !is_sent && (is_known || is_lost) && work.turned != 0 {
+    } else if !is_sent && (is_known || is_lost && socket.unpaired != 0) && work.turned != 0 {
         if is_known {
             other.lost = 1;
+        } else if socket.pending.count() != 1
+            || matches!(socket.pending.first(), Some(MethodKind::Connect))
+        {
+            // Which of them passed is not known, or a tunnel begins.
+            return;
         } else {
             other.message_end = other.state.position;
         }

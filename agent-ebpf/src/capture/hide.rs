@@ -322,7 +322,10 @@ fn stop(work: &mut Work) {
 pub(super) fn is_alone(work: &Work, socket: &Socket) -> u32 {
     let other = &socket.streams[(work.direction & 1) as usize ^ 1];
     let waiting = socket.pending.count();
-    let answered = waiting == 0 || waiting == 1 && other.state.position > other.message_end;
+    // In other phases the end of the head, or of a part, stands for that of the message.
+    let passed = other.phase == Phase::Body as u8 || other.phase == Phase::Turn as u8;
+    let answered =
+        waiting == 0 || waiting == 1 && passed && other.state.position > other.message_end;
     let begins = work.turned != 0 && work.decisions == 0;
     u32::from(answered && begins && other.phase != Phase::Head as u8)
 }
