@@ -12,7 +12,8 @@ use aya_ebpf::{
 use crate::{
     conn::Socket,
     context::{Forward, ForwardKey, Handover, HandoverKey, Thread},
-    scratch::{HeadKey, Scratch, UnfinishedHead},
+    globals::global,
+    scratch::{self, HeadKey, Scratch, UnfinishedHead},
 };
 
 /// Records for user space: 4 MiB unless the loader changes it.
@@ -124,7 +125,13 @@ pub(crate) fn count(counter: Counter) {
 #[inline(always)]
 pub(crate) fn add(counter: Counter, amount: u64) {
     if let Some(value) = COUNTERS.get_ptr_mut(counter as u32) {
-        // SAFETY: the entry belongs to this CPU; a program that interrupts this one may lose one step of a counter, nothing else.
-        unsafe { *value = (*value).wrapping_add(amount) };
+        if global!(PREEMPTIBLE) != 0 {
+            // A task that is preempted between reading and writing would take back the steps of those that ran meanwhile.
+            // SAFETY: a word of the entry, which is aligned and lives as long as the map.
+            scratch::add(unsafe { &*value }, amount);
+        } else {
+            // SAFETY: the entry belongs to this CPU; a program in an interrupt may lose one step of a counter, nothing else.
+            unsafe { *value = (*value).wrapping_add(amount) };
+        }
     }
 }

@@ -28,25 +28,33 @@ pub(super) const SCENARIOS: &[Scenario] = &[
     Scenario::full("causality_unix_spliced_head", unix_spliced_head),
 ];
 
+/// Bytes of the file that nginx sends.
+const FILE: usize = 300_000;
+
 const ANSWER: &[u8] = b"HTTP/1.1 200 OK\r\nContent-Length: 6\r\n\r\nhello\n";
 
-/// A proxy that answers every second request of a connection with a file: the request is over when the file is sent, so the next one is the only one
-/// that is open, and its call is linked to it.
-fn files_between_calls(context: &mut Context) -> Result<()> {
-    const ROUNDS: usize = 4;
-    const FILE: usize = 300_000;
+/// An nginx at `port` that sends a file for `/files/large` and hands other requests on to a server in the scenario's own process.
+fn proxy_with_file(context: &mut Context, port: u16) -> Result<(Scripted, Program)> {
     let back = Scripted::start(context, |stream, _| stream.write_all(ANSWER))?;
-    let port = context.port();
     let backend = format!("127.0.0.1:{}", back.port());
     let values = [
         ("BACKEND", backend.as_str()),
         ("KEEPALIVE", "keepalive 16;"),
         ("CONNECTION", ""),
     ];
-    let _front = service::nginx(context, "proxy.conf", port, &values)?;
+    let front = service::nginx(context, "proxy.conf", port, &values)?;
     let files = service::nginx_files(context, port).join("files");
     fs::create_dir_all(&files)?;
     fs::write(files.join("large"), vec![b'f'; FILE])?;
+    Ok((back, front))
+}
+
+/// A proxy that answers every second request of a connection with a file: the request is over when the file is sent, so the next one is the only one
+/// that is open, and its call is linked to it.
+fn files_between_calls(context: &mut Context) -> Result<()> {
+    const ROUNDS: usize = 4;
+    let port = context.port();
+    let _servers = proxy_with_file(context, port)?;
     let collector = Collector::start()?;
     let agent = Setup::grpc(&collector)
         .arg("--exe")
@@ -84,18 +92,8 @@ fn files_between_calls(context: &mut Context) -> Result<()> {
 /// The same with a file that is not sampled, on a connection that then rests: user space hears nothing of it, and before Linux 6.5 the kernel does not see
 /// its end. The calls of other requests are linked all the same, once the kernel was asked; none is ever linked to the file.
 fn hidden_files(context: &mut Context) -> Result<()> {
-    let back = Scripted::start(context, |stream, _| stream.write_all(ANSWER))?;
     let port = context.port();
-    let backend = format!("127.0.0.1:{}", back.port());
-    let values = [
-        ("BACKEND", backend.as_str()),
-        ("KEEPALIVE", "keepalive 16;"),
-        ("CONNECTION", ""),
-    ];
-    let _front = service::nginx(context, "proxy.conf", port, &values)?;
-    let files = service::nginx_files(context, port).join("files");
-    fs::create_dir_all(&files)?;
-    fs::write(files.join("large"), vec![b'f'; 300_000])?;
+    let _servers = proxy_with_file(context, port)?;
     let collector = Collector::start()?;
     let agent = Setup::grpc(&collector)
         .arg("--exe")
@@ -109,7 +107,7 @@ fn hidden_files(context: &mut Context) -> Result<()> {
         "GET /files/large HTTP/1.1\r\nHost: shop.test\r\ntraceparent: 00-{trace}-00\r\n\r\n"
     );
     resting.send(head.as_bytes())?;
-    assert_eq!(resting.response("GET")?.body.len(), 300_000);
+    assert_eq!(resting.response("GET")?.body.len(), FILE);
     let mut connection = Connection::open(port)?;
     let deadline = Instant::now() + PATIENCE;
     let mut n = 0;
