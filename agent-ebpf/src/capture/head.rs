@@ -10,7 +10,7 @@ use agent_common::{
 };
 
 use super::hide::{self, ut_hide, ut_lose_hidden};
-use super::step::{CHUNKS, DONE, MORE, lose};
+use super::step::{CHUNKS, DONE, ENTER, MORE, lose};
 use super::unfinished::drop_saved;
 use crate::{
     conn::{self, Socket, request_flags},
@@ -24,8 +24,7 @@ use crate::{
 /// Messages of one segment that are decided.
 const DECISIONS: u32 = 8;
 
-/// A head is complete: notes the message, decides, and enters the phase that follows. Returns [`DONE`] when nothing more of the segment is looked at,
-/// [`MORE`] when it is, [`CHUNKS`] when a chunked body follows.
+/// A head is complete: notes the message and decides. Returns [`ENTER`], or what [`ut_enter`] does where that has been here before or must not come.
 ///
 /// A global function: the verifier checks it once.
 #[unsafe(no_mangle)]
@@ -93,11 +92,6 @@ fn complete(level: u32, work: *mut Work, socket: *mut Socket, direction: usize) 
         }
     }
     work.repeated = 0;
-    let framing = if is_request {
-        http1::request_framing(&work.head)
-    } else {
-        http1::response_framing(&work.head, socket.pending.first())
-    };
     {
         let stream = &mut socket.streams[direction];
         stream.message_start = start;
@@ -141,6 +135,38 @@ fn complete(level: u32, work: *mut Work, socket: *mut Socket, direction: usize) 
             hide::answer(work, socket);
         }
     }
+    ENTER
+}
+
+/// Enters the phase that follows the head which [`ut_complete`] has noted. Returns [`DONE`] when nothing more of the segment is looked at, [`MORE`] when
+/// it is, [`CHUNKS`] when a chunked body follows.
+///
+/// A global function of its own: the verifier would walk it once for each way through the other.
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub extern "C" fn ut_enter(level: u32) -> u32 {
+    let Some(scratch) = scratch::get(level) else {
+        return 0;
+    };
+    let work = &mut scratch.work;
+    let Some(socket) = conn::find(work.sk) else {
+        return 0;
+    };
+    let direction = (work.direction & 1) as usize;
+    enter(work, socket, direction)
+}
+
+#[inline(always)]
+fn enter(work: *mut Work, socket: *mut Socket, direction: usize) -> u32 {
+    let (work, socket) = (scratch::borrow(work), scratch::borrow(socket));
+    let end = work.position.wrapping_add(u64::from(work.cursor));
+    let is_request = http1::is_request(&work.head);
+    let receive = work.direction == Direction::Receive as u32;
+    let framing = if is_request {
+        http1::request_framing(&work.head)
+    } else {
+        http1::response_framing(&work.head, socket.pending.first())
+    };
     let phase = match framing {
         Framing::Length => {
             let length = work.head.content_length;

@@ -34,8 +34,29 @@ pub extern "C" fn ut_find_lines(level: u32) -> u32 {
     let view = View::of(scratch);
     let work = &mut scratch.work;
     let found = Found::of(work);
+    scan::find_lines(&view, &work.head, &found, start, end, |line, newline| {
+        ut_note_line(level, line as u32, newline as u32);
+    });
+    0
+}
+
+/// Notes a line of the level's block that may matter, by the indices of its first byte and its newline.
+///
+/// A global function: the verifier checks it once.
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub extern "C" fn ut_note_line(level: u32, line: u32, newline: u32) -> u32 {
+    let Some(scratch) = scratch::get(level) else {
+        return 0;
+    };
+    let view = View::of(scratch);
+    let found = Found::of(&mut scratch.work);
+    let (line, newline) = (
+        scratch::bound(u64::from(line)),
+        scratch::bound(u64::from(newline)),
+    );
     let with_state = global!(INJECT) != 0;
-    scan::find_lines(&view, &work.head, &found, start, end, with_state);
+    scan::note_line(&view, &found, line, newline, with_state);
     0
 }
 

@@ -6,7 +6,7 @@ use agent_common::wire::{
     propagator::{self, Table, part},
     scan::{
         BLOCK, Bytes, CARRY, Head, INDEX_MASK, LineStore, Lines, Outcome, find_lines, head_flags,
-        judge, take_traceparent,
+        judge, note_line, take_traceparent,
     },
 };
 
@@ -83,7 +83,9 @@ pub(super) fn scan(pieces: &[&[u8]], propagators: &Table) -> Scanned {
 
 fn scan_block(bytes: &Block, head: &mut Head, end: u64, propagators: &Table) -> Outcome {
     let store = Store::<{ Lines::WORDS }>::new();
-    find_lines(bytes, head, &store, CARRY, end, true);
+    find_lines(bytes, head, &store, CARRY, end, |line, newline| {
+        note_line(bytes, &store, line, newline, true);
+    });
     let words: [u64; Lines::WORDS] = array::from_fn(|index| store.load(index));
     let lines: Lines = zerocopy::transmute!(words);
     if lines.has_traceparent() {

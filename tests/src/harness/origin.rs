@@ -46,8 +46,11 @@ pub(crate) struct Recorder {
     opened: Arc<AtomicUsize>,
     /// Those of them that were handed over.
     taken: Cell<usize>,
-    ended: Receiver<io::Result<Vec<u8>>>,
+    ended: Receiver<Ended>,
 }
+
+/// A connection's number in the order of their beginnings, and what arrived on it.
+type Ended = (usize, io::Result<Vec<u8>>);
 
 impl Recorder {
     /// The server described above.
@@ -81,9 +84,9 @@ impl Recorder {
         let count = Arc::clone(&opened);
         thread::spawn(move || {
             for stream in listener.incoming().flatten() {
-                count.fetch_add(1, Ordering::Relaxed);
+                let number = count.fetch_add(1, Ordering::Relaxed);
                 let sender = sender.clone();
-                thread::spawn(move || sender.send(serve(stream)));
+                thread::spawn(move || sender.send((number, serve(stream))));
             }
         });
         Ok(Self {
@@ -104,22 +107,28 @@ impl Recorder {
     /// # Errors
     /// When none ends in time, or one broke.
     pub(crate) fn received(&self) -> Result<Vec<u8>> {
-        let ended = self.ended.recv_timeout(PATIENCE);
-        let bytes = ended.context("no connection has ended")?;
-        self.taken.set(self.taken.get() + 1);
-        bytes.context("a connection broke")
+        Ok(self.next()?.1)
     }
 
-    /// What arrived on all connections that were opened and not handed over yet, in the order of their ends; waits until they have ended.
+    fn next(&self) -> Result<(usize, Vec<u8>)> {
+        let ended = self.ended.recv_timeout(PATIENCE);
+        let (number, bytes) = ended.context("no connection has ended")?;
+        self.taken.set(self.taken.get() + 1);
+        Ok((number, bytes.context("a connection broke")?))
+    }
+
+    /// What arrived on all connections that were opened and not handed over yet, in the order of their beginnings, which a client's requests
+    /// have where their ends have not; waits until they have ended.
     ///
     /// # Errors
     /// As [`Self::received`].
     pub(crate) fn ended(&self) -> Result<Vec<Vec<u8>>> {
         let mut all = Vec::new();
         while self.taken.get() < self.opened.load(Ordering::Relaxed) {
-            all.push(self.received()?);
+            all.push(self.next()?);
         }
-        Ok(all)
+        all.sort_by_key(|(number, _)| *number);
+        Ok(all.into_iter().map(|(_, bytes)| bytes).collect())
     }
 }
 
@@ -362,6 +371,24 @@ mod tests {
         assert!(at_tap.ends_with(post.as_bytes()));
         assert!(at_tap == origin.received().expect("it has ended"));
         assert!(tap.ended().expect("none is open").is_empty());
+    }
+
+    #[test]
+    fn connections_are_handed_over_in_the_order_of_their_beginnings() {
+        let context = context("order");
+        let origin = Recorder::origin(&context, Reads::Any).expect("a port is free");
+        let mut first = Connection::open(origin.port()).expect("it listens");
+        first.get("/first").expect("it answers");
+        let mut second = TcpStream::connect(("127.0.0.1", origin.port())).expect("it listens");
+        second
+            .write_all(b"GET /second HTTP/1.1\r\nConnection: close\r\n\r\n")
+            .expect("it is connected");
+        second.read_to_end(&mut Vec::new()).expect("it answers");
+        drop(second);
+        drop(first);
+        let all = origin.ended().expect("both have ended");
+        let starts = all.iter().map(|bytes| &bytes[..10]);
+        assert!(starts.eq([b"GET /first", b"GET /secon"]));
     }
 
     #[test]

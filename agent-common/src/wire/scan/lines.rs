@@ -111,10 +111,11 @@ const _: () = assert!(
         && core::mem::offset_of!(Lines, state_end) == at::STATE_END * 8
 );
 
-/// First half of a scan: finds the lines of `start..end`, where `start` is at least [`CARRY`](super::CARRY) and `head.carry` bytes stand before it;
-/// those of a `tracestate` only `with_state`.
+/// First half of a scan: finds the lines of `start..end`, where `start` is at least [`CARRY`](super::CARRY) and `head.carry` bytes stand before it.
+/// `note` is called with the first byte and the newline of each line that may matter, and is to call [`note_line`].
 ///
-/// Apart from the second half, so that the verifier need not walk that once for each way out of the loop.
+/// Apart from the second half, so that the verifier need not walk that once for each way out of the loop, and from [`note_line`], which it would walk
+/// once for each step.
 #[inline(always)]
 pub fn find_lines<B: Bytes, S: LineStore>(
     bytes: &B,
@@ -122,7 +123,7 @@ pub fn find_lines<B: Bytes, S: LineStore>(
     lines: &S,
     start: u64,
     end: u64,
-    with_state: bool,
+    note: impl Fn(u64, u64),
 ) {
     let mut at = start;
     let mut line = bytes.bound(start.wrapping_sub(u64::from(head.carry)));
@@ -137,7 +138,7 @@ pub fn find_lines<B: Bytes, S: LineStore>(
     lines.store(at::LINE, line);
     lines.store(at::WHOLE, u64::from(head.flags & head_flags::CUT_LINE == 0));
     for _ in 0..STEPS {
-        if at >= end {
+        if !is_before(at, end) {
             return;
         }
         let mut newlines = find_newlines(bytes.word(at));
@@ -151,7 +152,7 @@ pub fn find_lines<B: Bytes, S: LineStore>(
             }
         }
         let newline = at + lowest(newlines);
-        if newline >= end {
+        if !is_before(newline, end) {
             return;
         }
         let word = bytes.word(line);
@@ -164,8 +165,10 @@ pub fn find_lines<B: Bytes, S: LineStore>(
             }
             // An empty line before the first line is skipped (RFC 9112 section 2.2).
             lines.store(at::FIRST_LINE, next);
+        } else if lines.load(at::FIRST_OPEN) != 0 || is_of_interest(word) {
+            note(line, newline);
         } else {
-            note_line(bytes, lines, word, line, newline, with_state);
+            lines.store(at::WHOLE, 1);
         }
         line = next;
         at = bytes.bound(newline + 1);
@@ -174,20 +177,33 @@ pub fn find_lines<B: Bytes, S: LineStore>(
     lines.store(at::EXHAUSTED, 1);
 }
 
-/// Notes a complete line when it is the first one or has a name of interest. Most have not, and their first four bytes tell.
+/// Whether an index is below another one. A comparison would do, but teaches the verifier a bound on each way through a step, and it would look at
+/// steps again that differ in nothing else.
+#[inline(always)]
+fn is_before(index: u64, other: u64) -> bool {
+    (index.wrapping_sub(other) as i64) < 0
+}
+
+/// Whether a line that begins so may have a name of interest. Most have not, and their first four bytes tell.
+#[inline(always)]
+fn is_of_interest(word: u64) -> bool {
+    matches!((word | FOLD) as u32, TRAC | CONT | TRAN)
+}
+
+/// Notes a complete line when it is the first one or has a name of interest; that of a `tracestate` only `with_state`.
 #[inline(always)]
 #[expect(
     clippy::collapsible_match,
     reason = "a guard that fails would go on to the other arms, which the verifier would walk too"
 )]
-fn note_line<B: Bytes, S: LineStore>(
+pub fn note_line<B: Bytes, S: LineStore>(
     bytes: &B,
     lines: &S,
-    word: u64,
     line: u64,
     newline: u64,
     with_state: bool,
 ) {
+    let word = bytes.word(line);
     let whole = lines.load(at::WHOLE);
     lines.store(at::WHOLE, 1);
     if lines.load(at::FIRST_OPEN) != 0 {

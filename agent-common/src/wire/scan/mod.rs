@@ -21,7 +21,7 @@ use self::{
 };
 pub use self::{
     head::{Head, HeadKind, MethodKind, head_flags},
-    lines::{LineStore, Lines, find_lines},
+    lines::{LineStore, Lines, find_lines, note_line},
     values::{state_value, take_traceparent, traceparent_value},
 };
 pub(super) use self::{

@@ -28,7 +28,9 @@ impl LineStore for Store {
 /// All parts, as the kernel calls them.
 fn scan(bytes: &Block, head: &mut Head, start: u64, end: u64) -> Outcome {
     let store = Store(std::array::from_fn(|_| std::cell::Cell::new(u64::MAX)));
-    find_lines(bytes, head, &store, start, end, false);
+    find_lines(bytes, head, &store, start, end, |line, newline| {
+        note_line(bytes, &store, line, newline, false);
+    });
     let words: [u64; Lines::WORDS] = std::array::from_fn(|index| store.load(index));
     let lines: Lines = zerocopy::transmute!(words);
     if lines.has_traceparent() {
@@ -398,7 +400,16 @@ fn state_of(text: &str, with_state: bool) -> (u64, Option<String>) {
     let bytes = Block(bytes);
     let store = Store(std::array::from_fn(|_| std::cell::Cell::new(u64::MAX)));
     let end = CARRY + text.len() as u64;
-    find_lines(&bytes, &Head::default(), &store, CARRY, end, with_state);
+    find_lines(
+        &bytes,
+        &Head::default(),
+        &store,
+        CARRY,
+        end,
+        |line, newline| {
+            note_line(&bytes, &store, line, newline, with_state);
+        },
+    );
     let words: [u64; Lines::WORDS] = std::array::from_fn(|index| store.load(index));
     let lines: Lines = zerocopy::transmute!(words);
     let (at, length) = state_value(&bytes, &lines, end);
