@@ -4,13 +4,13 @@ use agent_common::{
     abi::{Counter, Direction, Role, SlotKind},
     wire::{
         http1::{self, Framing, Phase},
-        scan::MethodKind,
+        scan::{HeadKind, MethodKind},
         traceparent,
     },
 };
 
 use super::hide::{self, ut_hide, ut_lose_hidden};
-use super::step::{CHUNKS, DONE, ENTER, MORE, lose};
+use super::step::{CHUNKS, DONE, MORE, lose};
 use super::unfinished::drop_saved;
 use crate::{
     conn::{self, Socket, request_flags},
@@ -24,7 +24,8 @@ use crate::{
 /// Messages of one segment that are decided.
 const DECISIONS: u32 = 8;
 
-/// A head is complete: notes the message and decides. Returns [`ENTER`], or what [`ut_enter`] does where that has been here before or must not come.
+/// A head is complete: notes the message, decides, and enters the phase that follows. Returns [`DONE`] when nothing more of the segment is looked at,
+/// [`MORE`] when it is, [`CHUNKS`] when a chunked body follows.
 ///
 /// A global function: the verifier checks it once.
 #[unsafe(no_mangle)]
@@ -135,33 +136,24 @@ fn complete(level: u32, work: *mut Work, socket: *mut Socket, direction: usize) 
             hide::answer(work, socket);
         }
     }
-    ENTER
-}
-
-/// Enters the phase that follows the head which [`ut_complete`] has noted. Returns [`DONE`] when nothing more of the segment is looked at, [`MORE`] when
-/// it is, [`CHUNKS`] when a chunked body follows.
-///
-/// A global function of its own: the verifier would walk it once for each way through the other.
-#[unsafe(no_mangle)]
-#[inline(never)]
-pub extern "C" fn ut_enter(level: u32) -> u32 {
-    let Some(scratch) = scratch::get(level) else {
-        return 0;
-    };
-    let work = &mut scratch.work;
-    let Some(socket) = conn::find(work.sk) else {
-        return 0;
-    };
-    let direction = (work.direction & 1) as usize;
     enter(work, socket, direction)
 }
 
+/// Enters the phase that follows the head which was noted. What it needs is read anew, so that it is one piece of code behind all the ways to it and the
+/// verifier need not walk it once for each.
 #[inline(always)]
 fn enter(work: *mut Work, socket: *mut Socket, direction: usize) -> u32 {
     let (work, socket) = (scratch::borrow(work), scratch::borrow(socket));
     let end = work.position.wrapping_add(u64::from(work.cursor));
-    let is_request = http1::is_request(&work.head);
-    let receive = work.direction == Direction::Receive as u32;
+    // SAFETY: two fields of the level's own scratch.
+    let (kind, direction_now) = unsafe {
+        (
+            (&raw const work.head.kind).read_volatile(),
+            (&raw const work.direction).read_volatile(),
+        )
+    };
+    let is_request = kind == HeadKind::Request as u8;
+    let receive = direction_now == Direction::Receive as u32;
     let framing = if is_request {
         http1::request_framing(&work.head)
     } else {

@@ -30,11 +30,11 @@ pub(crate) use self::{block::begins_response, head::settle};
 use self::{
     block::{keep_tail, place},
     chunks::ut_chunks,
-    head::{finish_request, ut_complete, ut_enter},
+    head::{finish_request, ut_complete},
     hide::{ut_await, ut_cut},
     ship::{finish_block, ut_snapshot},
     state::ut_keep_state,
-    step::{CHUNKS, COMPLETE, DONE, ENTER, FRESH, ut_step},
+    step::{CHUNKS, COMPLETE, DONE, FRESH, ut_step},
 };
 use crate::{
     adopt::{self, ut_adopt},
@@ -211,9 +211,6 @@ fn follow(level: u32, work: *mut Work, turn: bool) {
                 ut_take_brought(level);
             }
             result = ut_complete(level);
-            if result == ENTER {
-                result = ut_enter(level);
-            }
             if global!(TCP_OPTION) != 0 {
                 ut_offer(level);
             }

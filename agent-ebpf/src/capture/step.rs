@@ -43,9 +43,6 @@ pub(super) const COMPLETE: u32 = 2;
 /// What follows is in a chunked body.
 pub(super) const CHUNKS: u32 = 3;
 
-/// Result of `ut_complete`: the head is noted, and the phase behind it not entered.
-pub(super) const ENTER: u32 = 4;
-
 /// Values of [`Work::continued`].
 pub(super) const FRESH: u32 = 0;
 

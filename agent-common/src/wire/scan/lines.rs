@@ -112,7 +112,7 @@ const _: () = assert!(
 );
 
 /// First half of a scan: finds the lines of `start..end`, where `start` is at least [`CARRY`](super::CARRY) and `head.carry` bytes stand before it.
-/// `note` is called with the first byte and the newline of each line that may matter, and is to call [`note_line`].
+/// `note` is called with the first byte and the newline of each line behind the first that may matter, and is to call [`note_line`].
 ///
 /// Apart from the second half, so that the verifier need not walk that once for each way out of the loop, and from [`note_line`], which it would walk
 /// once for each step.
@@ -138,7 +138,7 @@ pub fn find_lines<B: Bytes, S: LineStore>(
     lines.store(at::LINE, line);
     lines.store(at::WHOLE, u64::from(head.flags & head_flags::CUT_LINE == 0));
     for _ in 0..STEPS {
-        if !is_before(at, end) {
+        if at >= end {
             return;
         }
         let mut newlines = find_newlines(bytes.word(at));
@@ -152,7 +152,7 @@ pub fn find_lines<B: Bytes, S: LineStore>(
             }
         }
         let newline = at + lowest(newlines);
-        if !is_before(newline, end) {
+        if newline >= end {
             return;
         }
         let word = bytes.word(line);
@@ -165,7 +165,11 @@ pub fn find_lines<B: Bytes, S: LineStore>(
             }
             // An empty line before the first line is skipped (RFC 9112 section 2.2).
             lines.store(at::FIRST_LINE, next);
-        } else if lines.load(at::FIRST_OPEN) != 0 || is_of_interest(word) {
+        } else if lines.load(at::FIRST_OPEN) != 0 {
+            lines.store(at::FIRST_OPEN, 0);
+            lines.store(at::FIRST_END, newline);
+            lines.store(at::WHOLE, 1);
+        } else if is_of_interest(word) {
             note(line, newline);
         } else {
             lines.store(at::WHOLE, 1);
@@ -177,20 +181,13 @@ pub fn find_lines<B: Bytes, S: LineStore>(
     lines.store(at::EXHAUSTED, 1);
 }
 
-/// Whether an index is below another one. A comparison would do, but teaches the verifier a bound on each way through a step, and it would look at
-/// steps again that differ in nothing else.
-#[inline(always)]
-fn is_before(index: u64, other: u64) -> bool {
-    (index.wrapping_sub(other) as i64) < 0
-}
-
 /// Whether a line that begins so may have a name of interest. Most have not, and their first four bytes tell.
 #[inline(always)]
 fn is_of_interest(word: u64) -> bool {
     matches!((word | FOLD) as u32, TRAC | CONT | TRAN)
 }
 
-/// Notes a complete line when it is the first one or has a name of interest; that of a `tracestate` only `with_state`.
+/// Notes a complete line, which is not the first one, when it has a name of interest; that of a `tracestate` only `with_state`.
 #[inline(always)]
 #[expect(
     clippy::collapsible_match,
@@ -206,11 +203,6 @@ pub fn note_line<B: Bytes, S: LineStore>(
     let word = bytes.word(line);
     let whole = lines.load(at::WHOLE);
     lines.store(at::WHOLE, 1);
-    if lines.load(at::FIRST_OPEN) != 0 {
-        lines.store(at::FIRST_OPEN, 0);
-        lines.store(at::FIRST_END, newline);
-        return;
-    }
     if whole == 0 {
         return;
     }
