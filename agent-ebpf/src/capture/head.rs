@@ -4,7 +4,7 @@ use agent_common::{
     abi::{Counter, Direction, Role, SlotKind},
     wire::{
         http1::{self, Framing, Phase},
-        scan::{HeadKind, MethodKind},
+        scan::HeadKind,
         traceparent,
     },
 };
@@ -110,6 +110,9 @@ fn complete(level: u32, work: *mut Work, socket: *mut Socket, direction: usize) 
             count(Counter::DecisionsBeyondLimit);
             lose(&mut socket.streams[direction]);
             return DONE;
+        }
+        if global!(HIDE_UNSAMPLED) != 0 && socket.pending.count() > 1 {
+            socket.streams[direction].pipelined = 1;
         }
         if receive {
             decide::server(work, socket);
@@ -223,6 +226,10 @@ fn forget_answered(work: &Work, socket: &mut Socket, direction: usize) {
     if work.decisions != 0 || other.state.position <= other.message_end {
         return;
     }
+    if socket.pending.has_connect() {
+        // What passed may be a tunnel.
+        return;
+    }
     let is_known = other.phase == Phase::Body as u8;
     let is_lost = other.phase == Phase::Turn as u8;
     if is_sent && (is_known || is_lost) {
@@ -235,10 +242,8 @@ fn forget_answered(work: &Work, socket: &mut Socket, direction: usize) {
     } else if !is_sent && (is_known || is_lost && socket.unpaired != 0) && work.turned != 0 {
         if is_known {
             other.lost = 1;
-        } else if socket.pending.count() != 1
-            || matches!(socket.pending.first(), Some(MethodKind::Connect))
-        {
-            // Which of them passed is not known, or a tunnel begins.
+        } else if socket.pending.count() != 1 {
+            // Which of them passed is not known.
             return;
         } else {
             other.message_end = other.state.position;

@@ -317,16 +317,18 @@ fn stop(work: &mut Work) {
 }
 
 /// 1: the request that begins is the only one that waits, whatever was lost before it: none did, or one whose response passed unseen. To be asked before
-/// that one is forgotten.
+/// that one is forgotten. Never where requests were pipelined: of those that seem answered some may still wait.
 #[inline(always)]
 pub(super) fn is_alone(work: &Work, socket: &Socket) -> u32 {
-    let other = &socket.streams[(work.direction & 1) as usize ^ 1];
+    let direction = (work.direction & 1) as usize;
+    let other = &socket.streams[direction ^ 1];
     let waiting = socket.pending.count();
     // In other phases the end of the head, or of a part, stands for that of the message.
     let passed = other.phase == Phase::Body as u8 || other.phase == Phase::Turn as u8;
     let answered =
         waiting == 0 || waiting == 1 && passed && other.state.position > other.message_end;
-    let begins = work.turned != 0 && work.decisions == 0;
+    let begins =
+        work.turned != 0 && work.decisions == 0 && socket.streams[direction].pipelined == 0;
     u32::from(answered && begins && other.phase != Phase::Head as u8)
 }
 

@@ -301,6 +301,13 @@ fn scan_step(level: u32, scratch: *mut Scratch, socket: &mut Socket, direction: 
                 scratch.work.continued = NEXT_BLOCK;
                 return MORE;
             }
+            if work.repeated != 0 {
+                // Less, or something else, is offered than was: what was noted of it then comes again.
+                stream.lost = 1;
+                if socket.role == Role::Client as u8 {
+                    socket.pending.take_back();
+                }
+            }
             save(scratch, stream, direction);
             DONE
         }

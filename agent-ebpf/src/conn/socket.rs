@@ -113,7 +113,9 @@ pub(crate) struct Stream {
     pub(crate) hidden: u8,
     /// 1: the place in the stream was lost, and hidden messages with it.
     pub(crate) lost: u8,
-    pub(crate) reserved: [u8; 2],
+    /// 1: a message began while one before it waited for its response, so one that is lost may be any of several.
+    pub(crate) pipelined: u8,
+    pub(crate) reserved: u8,
     /// First byte of the hidden messages.
     pub(crate) hidden_from: u64,
     /// Where the first message behind them begins that was told.

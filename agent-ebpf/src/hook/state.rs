@@ -104,7 +104,9 @@ pub(super) fn describe(work: &mut Work, pid_tgid: u64) -> bool {
 }
 
 /// In the context of the task that calls connect().
-#[inline(always)]
+///
+/// A function of its own: the stack that it needs would be missing where the others call.
+#[inline(never)]
 fn connecting(sk: *const u8) {
     let pid_tgid = task::pid_tgid();
     let verdict = select::verdict(pid_tgid);
