@@ -63,7 +63,8 @@ pub(crate) struct Work {
     pub(crate) post: u64,
     pub(crate) time_ns: u64,
     pub(crate) pid_tgid: u64,
-    pub(crate) task: u64,
+    /// Starts of the running thread and of its group, nanoseconds since boot.
+    pub(crate) thread_start_ns: u64,
     pub(crate) process_start_ns: u64,
     pub(crate) sk: u64,
     pub(crate) identity: u64,
@@ -76,6 +77,8 @@ pub(crate) struct Work {
     /// A [`Direction`](agent_common::abi::Direction).
     pub(crate) direction: u32,
     pub(crate) policy: u32,
+    /// `task_struct.flags` of the running thread.
+    pub(crate) task_flags: u32,
     pub(crate) place: Place,
     pub(crate) connection: u64,
     /// Position of the segment's first byte.
@@ -231,6 +234,24 @@ impl Bytes for View {
             asm!("{0} = *(u64 *)({1} + 0)", out(reg) word, in(reg) at, options(readonly, nostack))
         };
         word
+    }
+
+    #[inline(always)]
+    fn pair(&self, index: u64) -> (u64, u64) {
+        let at = self.0.wrapping_add(bound(index) as usize);
+        let (first, second): (u64, u64);
+        // SAFETY: as above.
+        unsafe {
+            asm!(
+                "{0} = *(u64 *)({2} + 0)",
+                "{1} = *(u64 *)({2} + 8)",
+                out(reg) first,
+                lateout(reg) second,
+                in(reg) at,
+                options(readonly, nostack)
+            )
+        };
+        (first, second)
     }
 
     #[inline(always)]

@@ -164,7 +164,7 @@ fn read_vector(level: u32, work: *mut Work, wanted: u32) -> u32 {
         if work.copy_to >= wanted {
             return work.copy_to;
         }
-        let length: u64 = field::read(base, 8);
+        let [address, length] = field::read_pair(base);
         let here = length.saturating_sub(inside);
         if skip >= here {
             skip -= here;
@@ -172,7 +172,6 @@ fn read_vector(level: u32, work: *mut Work, wanted: u32) -> u32 {
             let available = here - skip;
             let rest = u64::from(wanted.wrapping_sub(work.copy_to));
             let part = if available < rest { available } else { rest };
-            let address: u64 = field::read(base, 0);
             work.copy_length = part as u32;
             work.copy_from = address.wrapping_add(inside).wrapping_add(skip);
             let read = ut_copy(level);

@@ -9,7 +9,7 @@ use agent_common::{
     },
 };
 
-use super::hide::{self, ut_hide, ut_lose_hidden};
+use super::hide::{self, ut_lose_hidden};
 use super::step::{CHUNKS, DONE, MORE, lose};
 use super::unfinished::drop_saved;
 use crate::{
@@ -121,7 +121,7 @@ fn complete(level: u32, work: *mut Work, socket: *mut Socket, direction: usize) 
         }
         let hidden = global!(HIDE_UNSAMPLED) != 0
             && work.decision.trace_flags & traceparent::FLAG_SAMPLED == 0
-            && ut_hide(level) != 0;
+            && hide::hide(work, socket);
         if hidden {
             work.decisions = work.decisions.wrapping_add(1);
         } else {
@@ -207,6 +207,12 @@ fn enter(work: *mut Work, socket: *mut Socket, direction: usize) -> u32 {
         }
     }
     match framing {
+        // All that is left of the segment belongs to the body.
+        Framing::Length
+            if work.head.content_length >= u64::from(work.length.wrapping_sub(work.cursor)) =>
+        {
+            DONE
+        }
         Framing::Length | Framing::Nothing | Framing::Interim => MORE,
         Framing::Chunked => CHUNKS,
         Framing::UntilClose | Framing::Unknown | Framing::Upgrade => DONE,

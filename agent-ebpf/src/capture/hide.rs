@@ -22,40 +22,32 @@ use crate::{
     scratch::{self, Work},
 };
 
-/// Judges the request that was decided last, which is not sampled. Returns 1 when it is hidden.
+/// Judges the request that was decided last, which is not sampled: whether it is hidden.
 ///
-/// A global function: the verifier checks it once.
-#[unsafe(no_mangle)]
+/// No global function: the two look-ups of one would cost more than the judgement.
 #[inline(never)]
-pub extern "C" fn ut_hide(level: u32) -> u32 {
-    let Some(scratch) = scratch::get(level) else {
-        return 0;
-    };
-    let work = &mut scratch.work;
-    let Some(socket) = conn::find(work.sk) else {
-        return 0;
-    };
+pub(super) fn hide(work: &mut Work, socket: &mut Socket) -> bool {
     let direction = (work.direction & 1) as usize;
     let (own, other) = (&socket.streams[direction], &socket.streams[direction ^ 1]);
     if socket.has(flags::COUNTED) || own.proven == 0 || own.lost != 0 || other.lost != 0 {
-        return 0;
+        return false;
     }
     if socket.unpaired != 0 {
-        return 0;
+        return false;
     }
     // No record may have spoken of its first bytes.
     let block = work.position.wrapping_add(u64::from(work.block_offset));
     if work.message_start < block {
-        return 0;
+        return false;
     }
     let framing = http1::request_framing(&work.head);
     if !matches!(framing, Framing::Length | Framing::Nothing)
         || work.head.method == MethodKind::Connect as u8
     {
-        return 0;
+        return false;
     }
     if other.phase != Phase::Body as u8 && other.phase != Phase::Chunked as u8 {
-        return 0;
+        return false;
     }
     if socket.hides == 0 {
         // From here on it is known which messages are hidden: no other request waits, and all of the last response has passed.
@@ -63,7 +55,7 @@ pub extern "C" fn ut_hide(level: u32) -> u32 {
             && other.phase == Phase::Body as u8
             && other.state.position == other.message_end;
         if !clean {
-            return 0;
+            return false;
         }
         for stream in &mut socket.streams {
             stream.hidden = 0;
@@ -75,16 +67,34 @@ pub extern "C" fn ut_hide(level: u32) -> u32 {
     socket.pending.hide_newest();
     count(Counter::RequestsHidden);
     leave_out(work, socket);
-    1
+    true
 }
 
-/// Judges the message that begins: it is hidden when it answers a hidden request. Returns 1, and sets [`Work::cut`], when the record under construction has
-/// to end before it first.
+/// Judges the message that begins where no place was lost: it is hidden when it answers a hidden request. True, and sets [`Work::cut`], when the record
+/// under construction has to end before it first.
+#[inline(always)]
+pub(super) fn mute(work: &mut Work, socket: &mut Socket) -> bool {
+    let sends = work.direction == Direction::Send as u32;
+    let answers = (socket.role == Role::Server as u8) == sends;
+    if !answers || work.mute != 0 || !socket.pending.is_first_hidden() {
+        return false;
+    }
+    if work.block_length != 0 {
+        // Of messages before it.
+        work.cut = 1;
+        return true;
+    }
+    work.mute = 1;
+    begin_hiding(work, socket);
+    false
+}
+
+/// A message begins on a connection where a place was lost, or where another CPU lost one since this run began: it is not hidden.
 ///
 /// A global function: the verifier checks it once.
 #[unsafe(no_mangle)]
 #[inline(never)]
-pub extern "C" fn ut_mute(level: u32) -> u32 {
+pub extern "C" fn ut_give_up(level: u32) -> u32 {
     let Some(scratch) = scratch::get(level) else {
         return 0;
     };
@@ -92,33 +102,13 @@ pub extern "C" fn ut_mute(level: u32) -> u32 {
     let Some(socket) = conn::find(work.sk) else {
         return 0;
     };
-    let direction = (work.direction & 1) as usize;
     if socket.hides < work.hides {
-        // Another CPU lost a place since this run began.
         stop(work);
         work.hiding_lost = socket.hiding_lost;
         work.unpaired = 1;
-        return 0;
-    }
-    if socket.streams[direction].lost != 0 || socket.streams[direction ^ 1].lost != 0 {
+    } else {
         give_up(work, socket);
-        return 0;
     }
-    let sends = work.direction == Direction::Send as u32;
-    let answers = (socket.role == Role::Server as u8) == sends;
-    if !answers || work.mute != 0 {
-        return 0;
-    }
-    if !socket.pending.is_first_hidden() {
-        return 0;
-    }
-    if work.block_length != 0 {
-        // Of messages before it.
-        work.cut = 1;
-        return 1;
-    }
-    work.mute = 1;
-    begin_hiding(work, socket);
     0
 }
 

@@ -227,7 +227,8 @@ fn follow(level: u32, work: *mut Work, turn: bool) {
         if result == CHUNKS {
             result = ut_chunks(level);
         }
-        if result == DONE {
+        // The last of a segment needs no step that finds nothing left.
+        if result == DONE || work.cursor >= work.length {
             break;
         }
     }

@@ -14,7 +14,7 @@ use agent_common::{
 use super::{
     block::ut_read_block,
     carried::ut_carried,
-    hide::ut_mute,
+    hide::{self, ut_give_up},
     lines::{outcome, ut_find_lines, ut_judge, ut_traceparent},
     ship::{BEHIND_HEAD, DETECT, finish_block, ship_again, unknown, want_snapshot},
     state::ut_take_state,
@@ -126,12 +126,13 @@ fn step(level: u32, scratch: *mut Scratch, socket: &mut Socket) -> u32 {
             work.message_start = work.position.wrapping_add(u64::from(work.cursor));
             if work.repeated != 0 {
                 work.mute = work.hidden;
-            } else if global!(HIDE_UNSAMPLED) != 0
-                && socket.hides | work.hides != 0
-                && may_be_hidden(work, socket)
-                && ut_mute(level) != 0
-            {
-                return MORE;
+            } else if global!(HIDE_UNSAMPLED) != 0 && socket.hides | work.hides != 0 {
+                let [received, sent] = &socket.streams;
+                if received.lost | sent.lost != 0 || socket.hides < work.hides {
+                    ut_give_up(level);
+                } else if hide::mute(work, socket) {
+                    return MORE;
+                }
             }
         }
         Step::Continue => {
@@ -146,15 +147,6 @@ fn step(level: u32, scratch: *mut Scratch, socket: &mut Socket) -> u32 {
     }
     scratch.work.turn = 0;
     scan_step(level, scratch, socket, direction)
-}
-
-/// Whether the message that begins has to be judged: it is a response, or a place was lost.
-#[inline(always)]
-fn may_be_hidden(work: &Work, socket: &Socket) -> bool {
-    let sends = work.direction == Direction::Send as u32;
-    let answers = (socket.role == Role::Server as u8) == sends;
-    let [received, sent] = &socket.streams;
-    u8::from(answers) | received.lost | sent.lost != 0
 }
 
 /// Where the segment's next byte stands in its stream.

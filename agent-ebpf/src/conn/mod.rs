@@ -155,7 +155,7 @@ pub extern "C" fn ut_first_seen(level: u32) -> u32 {
     };
     let sk = scratch.work.sk;
     let identity = Identity::from_word(scratch.work.identity);
-    if task::is_kernel_thread(scratch.work.task) {
+    if task::is_kernel_thread(scratch.work.task_flags) {
         return 0;
     }
     let is_unix = identity.family == AF_UNIX;

@@ -100,13 +100,13 @@ pub(crate) fn thread(pid_tgid: u64) -> Option<&'static mut Thread> {
 #[inline(always)]
 pub(crate) fn current(work: &Work) -> Option<&'static mut Thread> {
     let thread = thread(work.pid_tgid)?;
-    (thread.start == task::start(work.task)).then_some(thread)
+    (thread.start == work.thread_start_ns).then_some(thread)
 }
 
 /// The running thread's entry, made when there is none.
 #[inline(always)]
 fn current_or_new(work: &Work) -> Option<&'static mut Thread> {
-    let start = task::start(work.task);
+    let start = work.thread_start_ns;
     if let Some(thread) = thread(work.pid_tgid) {
         // An entry that another thread made, to count the process's requests.
         if thread.start == 0 {
@@ -225,7 +225,7 @@ pub(crate) fn open(work: &Work, socket: &mut Socket) {
         request.claims = 1;
     }
     request.owner = work.pid_tgid;
-    if task::is_worker(work.task) {
+    if task::is_worker(work.task_flags) {
         return;
     }
     let Some(thread) = current_or_new(work) else {

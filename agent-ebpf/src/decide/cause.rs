@@ -187,7 +187,7 @@ pub(super) fn find_forwarded(work: &Work, header: &Context) -> Found {
 /// The request on whose behalf the running thread connects, as sock and position; `(0, 0)` for none.
 #[inline(always)]
 pub(crate) fn current_request(work: &mut Work, socket: &Socket) -> (u64, u64) {
-    if task::is_worker(work.task) {
+    if task::is_worker(work.task_flags) {
         return (0, 0);
     }
     let mut thread = context::current(work);

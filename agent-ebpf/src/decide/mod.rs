@@ -194,7 +194,7 @@ pub(crate) fn client(work: &mut Work, socket: &mut Socket) {
         context::forget_handover(work.sk, socket);
     }
     let header = header_context(&work.head);
-    let mut thread = if task::is_worker(work.task) {
+    let mut thread = if task::is_worker(work.task_flags) {
         None
     } else {
         context::current(work)
@@ -303,7 +303,7 @@ fn parent_context(request: &Request) -> Context {
 /// Fills the decision in scratch with the sender's current request, as a snapshot.
 #[inline(always)]
 pub(crate) fn snapshot(work: &mut Work, socket: &Socket) {
-    if task::is_worker(work.task) {
+    if task::is_worker(work.task_flags) {
         return;
     }
     let thread = context::current(work);

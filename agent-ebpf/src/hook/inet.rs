@@ -19,7 +19,8 @@ use crate::{
         task,
     },
     maps::{INET_RECEIVE, INET_SEND, INET6_RECEIVE, INET6_SEND},
-    scratch, select,
+    scratch::{self, Work},
+    select,
     spare::{self, Post},
 };
 
@@ -203,6 +204,15 @@ fn first(ctx: &impl EbpfContext, body: &'static ProgramArray, post: Post, call: 
     spare::done(post);
 }
 
+/// Notes the running task.
+#[inline(always)]
+pub(super) fn describe_task(work: &mut Work) {
+    let own = task::own();
+    work.thread_start_ns = own.start_ns;
+    work.process_start_ns = own.process_start_ns;
+    work.task_flags = own.flags;
+}
+
 /// Describes a send or receive in scratch and goes on with the body. Comes back only where nothing was to be done.
 #[inline(always)]
 pub(super) fn run(
@@ -225,8 +235,7 @@ pub(super) fn run(
     let sk = sk as u64;
     work.time_ns = conn::now();
     work.pid_tgid = pid_tgid;
-    work.task = task::current();
-    work.process_start_ns = task::own_process_start();
+    describe_task(work);
     work.sk = sk;
     work.identity = identity.word();
     work.length = length;

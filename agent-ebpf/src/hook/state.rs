@@ -13,6 +13,7 @@ use aya_ebpf::{
     programs::{BtfTracePointContext, FEntryContext, FExitContext},
 };
 
+use super::inet::describe_task;
 use crate::{
     conn::{self, flags},
     context::{self, Handover, UNTRACED},
@@ -98,9 +99,8 @@ fn set_state(ctx: &BtfTracePointContext) {
 pub(super) fn describe(work: &mut Work, pid_tgid: u64) -> bool {
     work.time_ns = conn::now();
     work.pid_tgid = pid_tgid;
-    work.task = task::current();
-    work.process_start_ns = task::own_process_start();
-    !task::is_kernel_thread(work.task)
+    describe_task(work);
+    !task::is_kernel_thread(work.task_flags)
 }
 
 /// In the context of the task that calls connect().

@@ -13,6 +13,15 @@ pub(crate) fn load<T: Copy>(base: *const u8, offset: u32) -> T {
     unsafe { member.read_volatile() }
 }
 
+/// Reads two words that stand side by side at any kernel address; zeros when they cannot be read.
+#[inline(always)]
+pub(crate) fn read_pair(base: u64) -> [u64; 2] {
+    let mut pair = [0u64; 2];
+    // SAFETY: the helper checks the address; the destination is a local of that size.
+    let failed = unsafe { bpf_probe_read_kernel((&raw mut pair).cast(), 16, base as *const _) };
+    if failed == 0 { pair } else { [0; 2] }
+}
+
 /// Reads a value of eight bytes or less from any kernel address; zero when it cannot be read.
 #[inline(always)]
 pub(crate) fn read<T: Copy + Default>(base: u64, offset: u32) -> T {

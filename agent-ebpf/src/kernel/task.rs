@@ -45,31 +45,45 @@ pub(crate) fn is_last(task: u64) -> bool {
     field::read::<u32>(signal, global!(O_SIGNAL_STRUCT_LIVE)) == 0
 }
 
-/// Start of the running thread's group. Since Linux 5.11 the kernel says of what type the task is, and the two loads need no helper.
+/// What is asked of the running task more than once.
+pub(crate) struct Own {
+    /// Start of the thread, nanoseconds since boot.
+    pub(crate) start_ns: u64,
+    /// Start of its group.
+    pub(crate) process_start_ns: u64,
+    /// `task_struct.flags`.
+    pub(crate) flags: u32,
+}
+
+/// The running task. Since Linux 5.11 the kernel says of what type it is, and the loads need no helper.
 #[inline(always)]
-pub(crate) fn own_process_start() -> u64 {
+pub(crate) fn own() -> Own {
     if global!(TYPED_TASK) == 0 {
-        return process_start(current());
+        let task = current();
+        return Own {
+            start_ns: start(task),
+            process_start_ns: process_start(task),
+            flags: field::read(task, global!(O_TASK_STRUCT_FLAGS)),
+        };
     }
     // SAFETY: a helper without arguments.
     let task: *const u8 = unsafe { bpf_get_current_task_btf() } as *const u8;
     let leader: *const u8 = field::load(task, global!(O_TASK_STRUCT_GROUP_LEADER));
-    field::load(leader, global!(O_TASK_STRUCT_START_BOOTTIME))
+    Own {
+        start_ns: field::load(task, global!(O_TASK_STRUCT_START_BOOTTIME)),
+        process_start_ns: field::load(leader, global!(O_TASK_STRUCT_START_BOOTTIME)),
+        flags: field::load(task, global!(O_TASK_STRUCT_FLAGS)),
+    }
 }
 
-/// Whether the task is a worker of io_uring or of the kernel: what it does says nothing about who wanted it.
+/// Whether a task with these flags is a worker of io_uring or of the kernel: what it does says nothing about who wanted it.
 #[inline(always)]
-pub(crate) fn is_worker(task: u64) -> bool {
-    flags(task) & PF_WORKER != 0
+pub(crate) fn is_worker(flags: u32) -> bool {
+    flags & PF_WORKER != 0
 }
 
-/// Whether the task is a kernel thread.
+/// Whether a task with these flags is a kernel thread.
 #[inline(always)]
-pub(crate) fn is_kernel_thread(task: u64) -> bool {
-    flags(task) & PF_KTHREAD != 0
-}
-
-#[inline(always)]
-fn flags(task: u64) -> u32 {
-    field::read(task, global!(O_TASK_STRUCT_FLAGS))
+pub(crate) fn is_kernel_thread(flags: u32) -> bool {
+    flags & PF_KTHREAD != 0
 }

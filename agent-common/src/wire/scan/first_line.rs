@@ -77,6 +77,12 @@ pub(super) fn judge_start<B: Bytes>(bytes: &B, line: u64, length: u64) -> Start 
     if length < 8 && (word ^ STATUS_LINE) & low_bytes(length) == 0 {
         return Start::TooShort;
     }
+    // The most frequent ones without a look at each byte.
+    const GET: u64 = u64::from_le_bytes(*b"GET \0\0\0\0");
+    const POST: u64 = u64::from_le_bytes(*b"POST \0\0\0");
+    if length >= 8 && (word & 0xffff_ffff == GET || word & 0xff_ffff_ffff == POST) {
+        return Start::Method(MethodKind::Other);
+    }
     for index in 0..=METHOD_LIMIT {
         if index >= length {
             return Start::TooShort;

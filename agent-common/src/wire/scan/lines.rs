@@ -10,7 +10,7 @@ use super::{
 };
 
 /// Steps of the scanning loop: each pair of words of a block, and as many newlines as any head has.
-const STEPS: u32 = 65 + 175;
+const STEPS: u64 = 65 + 175;
 
 /// Where the lines of interest are in a block. All are indices of [`Bytes`], or counts.
 ///
@@ -141,15 +141,16 @@ pub fn find_lines<B: Bytes, S: LineStore>(
         if at >= end {
             return;
         }
-        let mut newlines = find_newlines(bytes.word(at));
+        // Two words a step: most have none.
+        let (first, second) = bytes.pair(at);
+        let mut newlines = find_newlines(first);
         if newlines == 0 {
-            // Two words a step: most have none.
-            newlines = find_newlines(bytes.word(at + 8));
-            at = bytes.bound(at + 8);
+            newlines = find_newlines(second);
             if newlines == 0 {
-                at = bytes.bound(at + 8);
+                at = bytes.bound(at + 16);
                 continue;
             }
+            at = bytes.bound(at + 8);
         }
         let newline = at + lowest(newlines);
         if newline >= end {
@@ -169,7 +170,7 @@ pub fn find_lines<B: Bytes, S: LineStore>(
             lines.store(at::FIRST_OPEN, 0);
             lines.store(at::FIRST_END, newline);
             lines.store(at::WHOLE, 1);
-        } else if is_of_interest(word) {
+        } else if is_of_interest(bytes, line, word) {
             note(line, newline);
         } else {
             lines.store(at::WHOLE, 1);
@@ -181,10 +182,14 @@ pub fn find_lines<B: Bytes, S: LineStore>(
     lines.store(at::EXHAUSTED, 1);
 }
 
-/// Whether a line that begins so may have a name of interest. Most have not, and their first four bytes tell.
+/// Whether a line, whose first word is given, may have a name of interest. Most have not, and their first four bytes tell, or the one behind `Content-`.
 #[inline(always)]
-fn is_of_interest(word: u64) -> bool {
-    matches!((word | FOLD) as u32, TRAC | CONT | TRAN)
+fn is_of_interest<B: Bytes>(bytes: &B, line: u64, word: u64) -> bool {
+    match (word | FOLD) as u32 {
+        TRAC | TRAN => true,
+        CONT => bytes.byte(line + 8) | FOLD as u8 == b'l',
+        _ => false,
+    }
 }
 
 /// Notes a complete line, which is not the first one, when it has a name of interest; that of a `tracestate` only `with_state`.

@@ -43,6 +43,12 @@ pub trait Bytes {
     /// The eight bytes from `index` (masked by [`INDEX_MASK`]) on, the first one lowest. Bytes behind the block may be anything.
     fn word(&self, index: u64) -> u64;
 
+    /// The words at `index` and behind it.
+    #[inline(always)]
+    fn pair(&self, index: u64) -> (u64, u64) {
+        (self.word(index), self.word(index + 8))
+    }
+
     /// `index & INDEX_MASK`, in a way that the optimiser cannot drop.
     fn bound(&self, index: u64) -> u64 {
         index & INDEX_MASK
