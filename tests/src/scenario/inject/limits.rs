@@ -203,8 +203,11 @@ fn unsent(context: &mut Context) -> Result<()> {
     if !injects {
         return refused(&statistics);
     }
+    // Nothing was taken. What a socket in a sockhash then answers is the kernel's: newer ones tell how much they took before the fault.
     let told = String::from_utf8_lossy(&output.stdout);
-    assert_eq!((told.trim(), first.len()), ("EFAULT", 0));
+    let told = told.trim();
+    ensure!(matches!(told, "EFAULT" | "0"), "it was told {told}");
+    assert_eq!(first.len(), 0);
     let expected = [
         ("inject_unsent", 1),
         ("inject_inserted", 1),
