@@ -1,8 +1,10 @@
 //! The load generator: wrk with one thread and eight kept connections.
 
-use std::{fs, path::Path, process::Command, time::Duration};
+use std::{fs, path::Path, time::Duration};
 
 use anyhow::{Context as _, Result, ensure};
+
+use crate::process::batch;
 
 /// Connections that wrk keeps.
 const CONNECTIONS: u32 = 8;
@@ -31,7 +33,7 @@ pub(crate) struct Load {
 pub(crate) fn run(url: &str, duration: Duration, folder: &Path) -> Result<Load> {
     let script = folder.join("summary.lua");
     fs::write(&script, SCRIPT)?;
-    let output = Command::new("wrk")
+    let output = batch("wrk")
         .args([
             "-t1",
             &format!("-c{CONNECTIONS}"),

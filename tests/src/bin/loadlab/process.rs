@@ -1,6 +1,7 @@
 //! Programs that a segment starts, and what the kernel says of their time and memory.
 
 use std::{
+    ffi::OsStr,
     fs::{self, File},
     io::{BufRead as _, BufReader, Read as _},
     os::unix::process::CommandExt as _,
@@ -12,6 +13,17 @@ use std::{
 
 use anyhow::{Context as _, Result, bail};
 use rustix::process::{Pid, Signal, kill_process_group};
+
+/// A command that preempts nobody when it is woken (SCHED_BATCH).
+///
+/// Service and load generator share one processor. Where each wakes the other, the scheduler may switch between them at every message or at every few, by
+/// how dear the one is beside the other, and the switches that a dearer service then brings would be taken for a cost of what made it dearer. Real load
+/// comes from elsewhere.
+pub(crate) fn batch(program: impl AsRef<OsStr>) -> Command {
+    let mut command = Command::new("chrt");
+    command.args(["--batch", "0"]).arg(program);
+    command
+}
 
 /// A running program that leads a process group of its own, which is ended when this is dropped.
 #[derive(Debug)]

@@ -6,13 +6,12 @@ use std::{
     io::{Read as _, Write as _},
     net::TcpStream,
     path::{Path, PathBuf},
-    process::Command,
     time::Duration,
 };
 
 use anyhow::{Context as _, Result};
 
-use crate::process::{Program, wait_for};
+use crate::process::{Program, batch, wait_for};
 
 /// How long a service may take to listen: Node needs some seconds under emulation.
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -211,7 +210,7 @@ fn find(name: &str) -> Result<PathBuf> {
 fn script(folder: &Path, interpreter: &str, name: &str, text: &str) -> Result<Program> {
     let file = folder.join(name);
     fs::write(&file, text)?;
-    let mut command = Command::new(find(interpreter)?);
+    let mut command = batch(find(interpreter)?);
     Program::start(
         command.arg(file).arg(PORT.to_string()),
         &folder.join(format!("{name}.log")),
@@ -230,7 +229,7 @@ fn nginx(folder: &Path, port: u16, answer: &str) -> Result<Program> {
     let file = folder.join("nginx.conf");
     fs::write(&file, configuration)?;
     Program::start(
-        Command::new(find("nginx")?).arg("-c").arg(&file),
+        batch(find("nginx")?).arg("-c").arg(&file),
         &folder.join("log"),
     )
 }
