@@ -5,7 +5,12 @@
 //! turns; here its lines become a table, and with `--check` they are held against `xtask/bench-baseline.json`.
 //! Instructions are no cycles: a trap or a cache miss costs more on hardware.
 
-use std::{fs, path::PathBuf, process::ExitCode, time::Duration};
+use std::{
+    fs,
+    path::{Path, PathBuf},
+    process::ExitCode,
+    time::Duration,
+};
 
 use anyhow::{Context as _, Result, bail, ensure};
 
@@ -17,6 +22,7 @@ use crate::{
 
 mod baseline;
 mod figures;
+mod functions;
 mod scale;
 mod segments;
 mod table;
@@ -66,6 +72,12 @@ pub(crate) struct Arguments {
 enum What {
     /// 20,000 idle connections of 500 processes, 2,000 new ones a second: what the agent holds and loses
     Scale,
+    /// Instructions that each function of the kernel programs executes for a request of nginx
+    Functions {
+        /// Where no trace is kept
+        #[arg(long)]
+        unsampled: bool,
+    },
 }
 
 /// Measures, prints the table, and compares or writes the baseline.
@@ -83,10 +95,13 @@ pub(crate) fn run(arguments: &Arguments) -> Result<ExitCode> {
         }
         (None, what) => {
             let setup = setup::run(Scope::Vm(&arguments.kernel))?;
-            if let Some(What::Scale) = what {
-                return at_scale(&setup, arguments);
+            match what {
+                Some(What::Scale) => return at_scale(&setup, arguments),
+                Some(What::Functions { unsampled }) => {
+                    return of_functions(&setup, arguments, unsampled);
+                }
+                None => measure(&setup, arguments)?,
             }
-            measure(&setup, arguments)?
         }
     };
     let figures = Figures::of_all(&segments::parse(&lines)?)?;
@@ -149,8 +164,7 @@ fn measure(setup: &Setup, arguments: &Arguments) -> Result<String> {
         setup,
         arguments,
         &words,
-        "2G",
-        Duration::from_secs(patience),
+        &Machine::new(Duration::from_secs(patience)),
     )?;
     Ok(fs::read_to_string(&out)?)
 }
@@ -175,7 +189,11 @@ fn at_scale(setup: &Setup, arguments: &Arguments) -> Result<ExitCode> {
         .chain(&words)
         .map(|&word| word.to_owned())
         .collect();
-    in_machine(setup, arguments, &words, "4G", Duration::from_secs(3000))?;
+    let machine = Machine {
+        memory: "4G",
+        ..Machine::new(Duration::from_secs(3000))
+    };
+    in_machine(setup, arguments, &words, &machine)?;
     let found = scale::Found::parse(&fs::read_to_string(&out)?)?;
     print!("{}", found.render());
     let faults = found.faults();
@@ -189,20 +207,63 @@ fn at_scale(setup: &Setup, arguments: &Arguments) -> Result<ExitCode> {
     })
 }
 
+/// Counts the instructions of each function.
+fn of_functions(setup: &Setup, arguments: &Arguments, unsampled: bool) -> Result<ExitCode> {
+    let folder = folder()?;
+    let out = folder.join("functions.json");
+    fs::write(&out, "").with_context(|| format!("cannot write {}", out.display()))?;
+    let agent = build::run(setup, !arguments.dev)?.agent;
+    let mut words = vec![load_lab()?.display().to_string(), "functions".to_owned()];
+    for (name, path) in [("--agent", &agent), ("--out", &out), ("--logs", &folder)] {
+        words.extend([name.to_owned(), path.display().to_string()]);
+    }
+    if unsampled {
+        words.push("--unsampled".to_owned());
+    }
+    let trace = functions::Trace::begin(&folder)?;
+    let machine = Machine {
+        trace: Some(trace.path()),
+        ..Machine::new(Duration::from_secs(900))
+    };
+    let measured = in_machine(setup, arguments, &words, &machine);
+    let blocks = trace.end()?;
+    measured?;
+    let found = functions::Found::parse(&fs::read_to_string(&out)?)?;
+    print!("{}", functions::render(&found, &blocks));
+    Ok(ExitCode::SUCCESS)
+}
+
+/// What a machine that measures is beside its kernel.
+struct Machine<'a> {
+    memory: &'a str,
+    /// A guest second of full load takes up to 15 of a busy machine.
+    timeout: Duration,
+    trace: Option<&'a Path>,
+}
+
+impl Machine<'_> {
+    fn new(timeout: Duration) -> Self {
+        Self {
+            memory: "2G",
+            timeout,
+            trace: None,
+        }
+    }
+}
+
 /// Runs the program that measures in a machine whose time counts instructions.
 fn in_machine(
     setup: &Setup,
     arguments: &Arguments,
     words: &[String],
-    memory: &str,
-    timeout: Duration,
+    machine: &Machine<'_>,
 ) -> Result<()> {
     let folder = folder()?;
     let vm = Vm {
         icount: true,
-        memory: memory.to_owned(),
-        // A guest second of full load takes up to 15 of a busy machine.
-        timeout,
+        memory: machine.memory.to_owned(),
+        timeout: machine.timeout,
+        trace: machine.trace.map(Path::to_owned),
         share: vec![folder.clone()],
         ..Vm::new(setup.kernel(&arguments.kernel)?)?
     };

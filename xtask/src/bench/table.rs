@@ -123,7 +123,7 @@ fn row(figures: &Figures) -> Vec<String> {
 }
 
 /// Columns two blanks apart, the first to the left, the others to the right.
-fn align(rows: &[Vec<String>]) -> String {
+pub(super) fn align(rows: &[Vec<String>]) -> String {
     let columns = rows.first().map_or(0, Vec::len);
     let width = |column: usize| {
         rows.iter()
@@ -144,7 +144,7 @@ fn align(rows: &[Vec<String>]) -> String {
 }
 
 /// A whole number with its thousands apart.
-fn number(value: f64) -> String {
+pub(super) fn number(value: f64) -> String {
     let digits = format!("{:.0}", value.abs());
     let mut text = String::new();
     if value <= -0.5 {

@@ -36,6 +36,9 @@ const OVERLAYS: [&str; 8] = [
     "/etc", "/home", "/opt", "/root", "/srv", "/tmp", "/usr", "/var",
 ];
 
+/// Where x86-64 kernels keep modules and compiled programs (Documentation/arch/x86/x86_64/mm.rst), as QEMU writes a range.
+const MODULES: &str = "0xffffffffc0000000..0xfffffffffeffffff";
+
 /// A virtual machine to be booted once.
 #[derive(Clone, Debug)]
 pub(crate) struct Vm<'a> {
@@ -55,6 +58,8 @@ pub(crate) struct Vm<'a> {
     pub(crate) append: Vec<String>,
     /// Folders of this machine in which the guest may write for good. They must exist.
     pub(crate) share: Vec<PathBuf>,
+    /// A file or pipe that gets the blocks of instructions that run where the kernel keeps modules and compiled programs, see QEMU's `-d exec,in_asm`.
+    pub(crate) trace: Option<PathBuf>,
     /// Working folder of the command.
     pub(crate) cwd: PathBuf,
     /// Variables for the command, beside a small fixed set.
@@ -87,6 +92,7 @@ impl<'a> Vm<'a> {
             icount: false,
             append: Vec::new(),
             share: Vec::new(),
+            trace: None,
             cwd: std::env::current_dir().context("cannot tell the current folder")?,
             env: Vec::new(),
         })
@@ -194,6 +200,11 @@ impl<'a> Vm<'a> {
         }
         if self.icount {
             command.args(["--qemu-opt=-icount", "--qemu-opt=shift=1,sleep=off"]);
+        }
+        if let Some(trace) = &self.trace {
+            let options = ["-d", "exec,nochain,in_asm", "-dfilter", MODULES, "-D"];
+            command.args(options.map(|word| format!("--qemu-opt={word}")));
+            command.arg(format!("--qemu-opt={}", trace.display()));
         }
         for dir in OVERLAYS.iter().filter(|dir| Path::new(dir).is_dir()) {
             command.arg(format!("--overlay-rwdir={dir}"));

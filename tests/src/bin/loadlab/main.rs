@@ -6,6 +6,7 @@
 //! measures each program run. It computes no figure itself.
 
 mod agent;
+mod functions;
 mod load;
 mod process;
 mod programs;
@@ -33,6 +34,8 @@ enum Task {
     Measure(Measure),
     /// Many connections and processes at once, and what the agent holds and loses
     Scale(Scale),
+    /// A load on nginx while the emulator writes down what runs
+    Functions(functions::Functions),
     /// Serve HTTP on a port of all addresses; print how many requests were served when standard input ends
     Serve { port: u16 },
     /// Open connections to a port, make a request on each, print `ready`, and keep them until standard input ends
@@ -109,6 +112,7 @@ fn main() -> Result<()> {
             lab.measure(&measure.only, measure.rounds, &measure.out)
         }
         Task::Scale(size) => scale::run(&size),
+        Task::Functions(functions) => functions::run(&functions),
         Task::Serve { port } => scale::serve(port),
         Task::Hold {
             port,

@@ -20,7 +20,7 @@ use crate::{
 };
 
 /// What attaching leaves to be done later must be done before a load begins.
-const REST: Duration = Duration::from_millis(500);
+pub(crate) const REST: Duration = Duration::from_millis(500);
 
 /// Duration of one load before the first segment of a service.
 const WARM_UP: Duration = Duration::from_secs(2);
@@ -313,7 +313,7 @@ fn warm_up(service: &mut Service, folder: &Path) -> Result<()> {
 }
 
 /// The agent's command line that traces a service.
-fn command(words: &[&str], service: &Service) -> Vec<String> {
+pub(crate) fn command(words: &[&str], service: &Service) -> Vec<String> {
     words
         .iter()
         .map(|&word| word.to_owned())
