@@ -172,6 +172,19 @@ pub(crate) fn kernel_has(function: &str) -> Result<bool> {
     Ok(names.any(|name| name == function))
 }
 
+/// Whether the running kernel is of this release or a later one.
+///
+/// # Errors
+/// When its release does not begin with two numbers.
+pub(crate) fn kernel_is_at_least(major: u32, minor: u32) -> Result<bool> {
+    let release = kernel_release();
+    let mut numbers = release.split(['.', '-', '+']).map(str::parse::<u32>);
+    match (numbers.next(), numbers.next()) {
+        (Some(Ok(first)), Some(Ok(second))) => Ok((first, second) >= (major, minor)),
+        _ => bail!("no kernel release: {release}"),
+    }
+}
+
 /// The running kernel's release, e.g. `6.12.107+deb13-amd64`.
 pub(crate) fn kernel_release() -> String {
     rustix::system::uname()

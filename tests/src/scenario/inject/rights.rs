@@ -4,7 +4,7 @@
 
 use std::{fs, os::unix::fs::PermissionsExt as _};
 
-use anyhow::{Context as _, Result, bail, ensure};
+use anyhow::{Context as _, Result, ensure};
 
 use super::{
     REFUSAL,
@@ -16,7 +16,7 @@ use crate::{
     harness::{
         Context, Refused,
         agent::{Setup, Statistics},
-        kernel_release, service,
+        kernel_is_at_least, service,
     },
     scenario::{
         Scenario,
@@ -238,16 +238,6 @@ fn of_the_manifest(context: &mut Context) -> Result<()> {
     works(&ran)
 }
 
-/// Whether CAP_SYS_ADMIN stands for CAP_NET_ADMIN where programs are loaded and attached: since Linux 6.9 (`bpf_token_capable`, kernel/bpf/token.c).
-fn admin_stands_in() -> Result<bool> {
-    let release = kernel_release();
-    let mut numbers = release.split(['.', '-', '+']).map(str::parse::<u32>);
-    match (numbers.next(), numbers.next()) {
-        (Some(Ok(major)), Some(Ok(minor))) => Ok((major, minor) >= (6, 9)),
-        _ => bail!("no kernel release: {release}"),
-    }
-}
-
 /// Each right that the drop-in adds is needed: without it less is done, all is traced, and it is said what is missing.
 fn without_a_right(context: &mut Context) -> Result<()> {
     let rights = Rights::of_the_unit();
@@ -263,8 +253,9 @@ fn without_a_right(context: &mut Context) -> Result<()> {
         ("fsconfig", "needs CAP_SYS_ADMIN"),
         ("fsmount", "needs CAP_SYS_ADMIN"),
     ];
-    if admin_stands_in()? {
-        // What is left is the pair of virtual interfaces.
+    if kernel_is_at_least(6, 9)? {
+        // CAP_SYS_ADMIN stands for it where programs are loaded and attached (`bpf_token_capable`, kernel/bpf/token.c). What is left is the pair of
+        // virtual interfaces.
         left_out.push("NET_ADMIN");
     } else {
         needed.push(("NET_ADMIN", "needs CAP_NET_ADMIN"));
