@@ -62,8 +62,10 @@ impl Found {
 pub(super) struct Blocks {
     /// How often each ran.
     runs: HashMap<u64, u64>,
-    /// Instructions in each.
+    /// Instructions in each, where it was not cut short.
     lengths: HashMap<u64, u64>,
+    /// How often each was cut short, because an interrupt was due, and instructions that ran then.
+    cut: HashMap<u64, (u64, u64)>,
 }
 
 impl Blocks {
@@ -71,7 +73,8 @@ impl Blocks {
     fn read(mut input: impl BufRead) -> std::io::Result<Self> {
         let mut blocks = Self::default();
         let mut line = Vec::new();
-        let mut block = None;
+        // The block that is being shown: its address, and instructions so far. It is shown again where it is cut.
+        let mut shown = None;
         loop {
             line.clear();
             if input.read_until(b'\n', &mut line)? == 0 {
@@ -79,21 +82,44 @@ impl Blocks {
             }
             let text = String::from_utf8_lossy(&line);
             if let Some(rest) = text.strip_prefix("Trace ") {
-                // Trace 0: HOST [CS_BASE/ADDRESS/FLAGS/CFLAGS] SYMBOL
-                let address = rest.split('/').nth(1);
-                if let Some(address) = address.and_then(|word| u64::from_str_radix(word, 16).ok()) {
-                    *blocks.runs.entry(address).or_default() += 1;
-                }
+                blocks.ran(rest);
             } else if text.starts_with("IN:") {
-                block = None;
+                shown = None;
             } else if let Some(address) = instruction(&text) {
-                let block = *block.get_or_insert_with(|| {
-                    blocks.lengths.insert(address, 0);
-                    address
-                });
-                *blocks.lengths.entry(block).or_default() += 1;
+                let (block, length) = shown.get_or_insert((address, 0));
+                *length += 1;
+                let longest = blocks.lengths.entry(*block).or_default();
+                *longest = (*longest).max(*length);
             }
         }
+    }
+
+    /// Notes a run: `0: HOST [CS_BASE/ADDRESS/FLAGS/CFLAGS] SYMBOL`.
+    fn ran(&mut self, line: &str) {
+        /// The part of the last word that says after how many instructions a block ends, 0 for not before its own end (`CF_COUNT_MASK` of QEMU).
+        const COUNT: u64 = 0x1ff;
+        let mut words = line.split(['/', ']']).skip(1);
+        let mut number = || u64::from_str_radix(words.next()?, 16).ok();
+        let (Some(address), Some(_), Some(flags)) = (number(), number(), number()) else {
+            return;
+        };
+        if flags & COUNT == 0 {
+            *self.runs.entry(address).or_default() += 1;
+        } else {
+            let (runs, instructions) = self.cut.entry(address).or_default();
+            *runs += 1;
+            *instructions += flags & COUNT;
+        }
+    }
+
+    /// Address, runs and instructions of each.
+    fn each(&self) -> impl Iterator<Item = (u64, u64, u64)> {
+        let whole = self.runs.iter().map(|(address, runs)| {
+            let length = self.lengths.get(address).copied().unwrap_or_default();
+            (*address, *runs, runs * length)
+        });
+        let cut = self.cut.iter();
+        whole.chain(cut.map(|(address, (runs, instructions))| (*address, *runs, *instructions)))
     }
 }
 
@@ -162,14 +188,13 @@ impl Trace {
 pub(super) fn render(found: &Found, blocks: &Blocks) -> String {
     let requests = found.requests as f64;
     let mut functions: BTreeMap<&str, (u64, u64)> = BTreeMap::new();
-    for (address, runs) in &blocks.runs {
-        let Some((start, name)) = found.at(*address) else {
+    for (address, runs, executed) in blocks.each() {
+        let Some((start, name)) = found.at(address) else {
             continue;
         };
-        let length = blocks.lengths.get(address).copied().unwrap_or_default();
         let (calls, instructions) = functions.entry(name).or_default();
-        *calls += if address == start { *runs } else { 0 };
-        *instructions += runs * length;
+        *calls += if address == *start { runs } else { 0 };
+        *instructions += executed;
     }
     let mut rows: Vec<(&str, f64, f64)> = functions
         .into_iter()
@@ -223,29 +248,45 @@ IN:
 
 Trace 0: 0x7f62476ca280 [0000000000000000/ffffffffc0001020/18c0c2b0/ff020200] 
 Trace 0: 0x7f62476ca0c0 [0000000000000000/ffffffffc0001000/18c0c2b0/ff020200] 
+IN: 
+0xffffffffc0001000:  f3 0f 1e fa              endbr64  
+
+Trace 0: 0x7f62476ca600 [0000000000000000/ffffffffc0001000/18c0c2b0/ff020201] 
+IN: 
+0xffffffffc0001004:  48 bf 00 8a b5 df 3e 42  movabsq  $0xff3423edfab58a00, %rdi
+0xffffffffc000100c:  ff 10
+0xffffffffc000100e:  74 10                    je       0xffffffffc0001020
+
+Trace 0: 0x7f62476ca700 [0000000000000000/ffffffffc0001004/18c0c2b0/ff020200] 
 Trace 0: 0x7f62476ca0c0 [0000000000000000/ffffffffc0000ff0/18c0c2b0/ff020200] 
 ";
 
     #[test]
     fn blocks_are_counted_with_their_instructions() {
         let blocks = Blocks::read(LOG.as_bytes()).expect("bytes can be read");
-        let (first, second, other) = (
+        let (first, rest, second, other) = (
             0xffff_ffff_c000_1000,
+            0xffff_ffff_c000_1004,
             0xffff_ffff_c000_1020,
             0xffff_ffff_c000_0ff0,
         );
         assert_eq!(
             blocks.runs,
-            HashMap::from([(first, 2), (second, 1), (other, 1)])
+            HashMap::from([(first, 2), (rest, 1), (second, 1), (other, 1)])
         );
-        assert_eq!(blocks.lengths, HashMap::from([(first, 3), (second, 2)]));
+        // It was cut once behind its first instruction, and is as long as before.
+        assert_eq!(
+            blocks.lengths,
+            HashMap::from([(first, 3), (rest, 2), (second, 2)])
+        );
+        assert_eq!(blocks.cut, HashMap::from([(first, (1, 1))]));
     }
 
     #[test]
     fn a_function_has_its_calls_and_instructions() {
         let blocks = Blocks::read(LOG.as_bytes()).expect("bytes can be read");
         let found = Found::parse(
-            r#"{"requests":2,"symbols":[[18446744072635813920,"second"],[18446744072635813888,"first"]]}"#,
+            r#"{"requests":4,"symbols":[[18446744072635813920,"second"],[18446744072635813888,"first"]]}"#,
         );
         // 0xffffffffc0001020 and 0xffffffffc0001000; nothing is known of what lies before them.
         let text = render(&found.expect("it is well formed"), &blocks);
@@ -253,9 +294,10 @@ Trace 0: 0x7f62476ca0c0 [0000000000000000/ffffffffc0000ff0/18c0c2b0/ff020200]
             .lines()
             .map(|line| line.split_whitespace().collect())
             .collect();
-        assert_eq!(rows[1], ["first", "1.00", "3"]);
-        assert_eq!(rows[2], ["second", "0.50", "1"]);
-        assert_eq!(rows[3], ["all", "4"]);
+        // Three times three instructions in three calls, one of them in two parts, and two in one.
+        assert_eq!(rows[1], ["first", "0.75", "2"]);
+        assert_eq!(rows[2], ["second", "0.25", "0"]);
+        assert_eq!(rows[3], ["all", "3"]);
     }
 
     #[test]

@@ -174,21 +174,7 @@ fn at_scale(setup: &Setup, arguments: &Arguments) -> Result<ExitCode> {
     let folder = folder()?;
     let out = folder.join("scale.json");
     fs::write(&out, "").with_context(|| format!("cannot write {}", out.display()))?;
-    let agent = build::run(setup, !arguments.dev)?.agent;
-    let words = [
-        "--agent",
-        &agent.display().to_string(),
-        "--out",
-        &out.display().to_string(),
-        "--logs",
-        &folder.display().to_string(),
-    ];
-    let program = load_lab()?.display().to_string();
-    let words: Vec<String> = [program.as_str(), "scale"]
-        .iter()
-        .chain(&words)
-        .map(|&word| word.to_owned())
-        .collect();
+    let words = lab_words("scale", setup, arguments, &out)?;
     let machine = Machine {
         memory: "4G",
         ..Machine::new(Duration::from_secs(3000))
@@ -212,11 +198,7 @@ fn of_functions(setup: &Setup, arguments: &Arguments, unsampled: bool) -> Result
     let folder = folder()?;
     let out = folder.join("functions.json");
     fs::write(&out, "").with_context(|| format!("cannot write {}", out.display()))?;
-    let agent = build::run(setup, !arguments.dev)?.agent;
-    let mut words = vec![load_lab()?.display().to_string(), "functions".to_owned()];
-    for (name, path) in [("--agent", &agent), ("--out", &out), ("--logs", &folder)] {
-        words.extend([name.to_owned(), path.display().to_string()]);
-    }
+    let mut words = lab_words("functions", setup, arguments, &out)?;
     if unsampled {
         words.push("--unsampled".to_owned());
     }
@@ -231,6 +213,20 @@ fn of_functions(setup: &Setup, arguments: &Arguments, unsampled: bool) -> Result
     let found = functions::Found::parse(&fs::read_to_string(&out)?)?;
     print!("{}", functions::render(&found, &blocks));
     Ok(ExitCode::SUCCESS)
+}
+
+/// Builds what is measured and what measures; the words that start a task of it.
+fn lab_words(task: &str, setup: &Setup, arguments: &Arguments, out: &Path) -> Result<Vec<String>> {
+    let agent = build::run(setup, !arguments.dev)?.agent;
+    let mut words = vec![load_lab()?.display().to_string(), task.to_owned()];
+    for (name, path) in [
+        ("--agent", agent.as_path()),
+        ("--out", out),
+        ("--logs", &folder()?),
+    ] {
+        words.extend([name.to_owned(), path.display().to_string()]);
+    }
+    Ok(words)
 }
 
 /// What a machine that measures is beside its kernel.

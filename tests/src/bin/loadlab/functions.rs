@@ -1,17 +1,13 @@
 //! A load on nginx while the emulator writes down what runs, and where each function of the kernel programs lies.
 
-use std::{
-    fs::{self, File},
-    path::PathBuf,
-    thread,
-    time::Duration,
-};
+use std::{fs, thread, time::Duration};
 
 use anyhow::{Context as _, Result, ensure};
 use serde::Serialize;
 
 use crate::{
-    agent::{self, Agent},
+    Files,
+    agent::{Agent, in_memory},
     load,
     segment::{REST, command},
     service::{Kind, Service},
@@ -29,15 +25,8 @@ const SWITCHES: [(&str, &str); 2] = [
 /// What to count.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Functions {
-    /// The agent
-    #[arg(long, value_name = "FILE")]
-    agent: PathBuf,
-    /// File for the result, one JSON object
-    #[arg(long, value_name = "FILE")]
-    out: PathBuf,
-    /// Folder for the agent's logs
-    #[arg(long, value_name = "FOLDER")]
-    logs: PathBuf,
+    #[command(flatten)]
+    files: Files,
     /// Where no trace is kept
     #[arg(long)]
     unsampled: bool,
@@ -57,6 +46,7 @@ struct Found {
 /// # Errors
 /// When the kernel does not tell where programs lie, nginx or the load generator fails, or the agent does.
 pub(crate) fn run(functions: &Functions) -> Result<()> {
+    let Files { agent, out, logs } = &functions.files;
     for (switch, value) in SWITCHES {
         fs::write(switch, value).with_context(|| format!("cannot write {switch}"))?;
     }
@@ -66,11 +56,11 @@ pub(crate) fn run(functions: &Functions) -> Result<()> {
     } else {
         &["run"]
     };
-    let binary = agent::in_memory(&functions.agent)?;
-    let agent = Agent::start(&binary, &command(words, &service), &functions.logs)?;
+    let binary = in_memory(agent)?;
+    let agent = Agent::start(&binary, &command(words, &service), logs)?;
     thread::sleep(REST);
     let before = service.served()?;
-    load::run(&service.url, LOAD, &functions.logs)?;
+    load::run(&service.url, LOAD, logs)?;
     let symbols = symbols()?;
     let after = service.served()?;
     agent.stop()?;
@@ -78,10 +68,8 @@ pub(crate) fn run(functions: &Functions) -> Result<()> {
         requests: after.requests - before.requests,
         symbols,
     };
-    let out = File::create(&functions.out)
-        .with_context(|| format!("cannot write {}", functions.out.display()))?;
-    serde_json::to_writer(out, &found)?;
-    Ok(())
+    let text = serde_json::to_string(&found)?;
+    fs::write(out, text).with_context(|| format!("cannot write {}", out.display()))
 }
 
 /// Functions of programs and trampolines among the kernel's symbols.

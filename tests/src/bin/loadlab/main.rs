@@ -74,9 +74,9 @@ struct Measure {
     seconds: u64,
 }
 
-/// What to measure at scale.
+/// What is measured, and where the result goes.
 #[derive(Debug, clap::Args)]
-struct Scale {
+struct Files {
     /// The agent
     #[arg(long, value_name = "FILE")]
     agent: PathBuf,
@@ -86,6 +86,13 @@ struct Scale {
     /// Folder for the agent's logs
     #[arg(long, value_name = "FOLDER")]
     logs: PathBuf,
+}
+
+/// What to measure at scale.
+#[derive(Debug, clap::Args)]
+struct Scale {
+    #[command(flatten)]
+    files: Files,
     /// Processes that hold idle connections
     #[arg(long, default_value_t = 500)]
     processes: u32,

@@ -76,7 +76,7 @@ pub(crate) fn run(size: &Scale) -> Result<()> {
     let server_file = Path::new("/run/scale-server");
     fs::copy(std::env::current_exe()?, server_file)?;
     let words = ["run", "--exe", "/run/scale-server"].map(str::to_owned);
-    let agent = Agent::start(&in_memory(&size.agent)?, &words, &size.logs)?;
+    let agent = Agent::start(&in_memory(&size.files.agent)?, &words, &size.files.logs)?;
     let figures = || -> Result<(u64, u64)> {
         Ok((
             process::resident_kib(agent.pid())?,
@@ -145,8 +145,8 @@ pub(crate) fn run(size: &Scale) -> Result<()> {
             .filter(|(_, value)| *value != 0)
             .collect(),
     };
-    fs::write(&size.out, serde_json::to_string_pretty(&found)?)
-        .with_context(|| format!("cannot write {}", size.out.display()))
+    fs::write(&size.files.out, serde_json::to_string_pretty(&found)?)
+        .with_context(|| format!("cannot write {}", size.files.out.display()))
 }
 
 /// Opens, uses and closes connections at the asked rate; how many there were.
