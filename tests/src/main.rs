@@ -38,6 +38,9 @@ struct Arguments {
     /// Run one scenario in this process (what `--run` starts for each)
     #[arg(long, hide = true, value_name = "NAME")]
     one: Option<String>,
+    /// Do what scenarios need a second machine for, until it is ended
+    #[arg(long, conflicts_with_all = ["run", "list", "demo"])]
+    other_machine: bool,
     /// Run the demonstration: the shop, the agent, some requests
     #[arg(long)]
     demo: bool,
@@ -54,6 +57,9 @@ fn main() -> Result<ExitCode> {
     }
     if let Some(name) = &arguments.one {
         return Ok(runner::run_here(name, arguments.results.as_deref()));
+    }
+    if arguments.other_machine {
+        return runner::serve_first_machine();
     }
     if arguments.demo {
         return demo::run(arguments.spans.as_deref());

@@ -19,7 +19,7 @@ use rustix::process::{Pid, Signal};
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    harness::{Context, Refused, Skip, agent, process},
+    harness::{Context, Refused, Skip, agent, machines, process},
     scenario::{self, Scenario},
 };
 
@@ -92,6 +92,29 @@ pub(crate) fn run_all(names: &[String], results: Option<&Path>) -> Result<ExitCo
     } else {
         ExitCode::SUCCESS
     })
+}
+
+/// Does the other half of the scenarios that another machine runs.
+///
+/// # Errors
+/// When there is no other machine.
+pub(crate) fn serve_first_machine() -> Result<ExitCode> {
+    machines::serve(|name, first| {
+        let scenario = scenario::find(name)?;
+        let half = scenario
+            .other_machine
+            .with_context(|| format!("{name} needs no second machine"))?;
+        let context = Context::new(name)?;
+        half(&context, first).map_err(|error| {
+            let log = agent::log_tail(context.folder());
+            if log.is_empty() {
+                error
+            } else {
+                anyhow::anyhow!("{error:#}\nthe agent's log ends:\n{log}")
+            }
+        })
+    })?;
+    Ok(ExitCode::SUCCESS)
 }
 
 /// Runs one scenario in this process and writes its report: the inner half of [`run_all`].

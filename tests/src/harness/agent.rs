@@ -278,6 +278,19 @@ impl Statistics {
         Ok(statistics)
     }
 
+    /// Counters of a machine whose books were looked at there.
+    pub(crate) const fn of(counters: BTreeMap<String, u64>) -> Self {
+        Self {
+            counters,
+            imbalance: Vec::new(),
+        }
+    }
+
+    /// The counters, for another machine.
+    pub(crate) fn into_counters(self) -> BTreeMap<String, u64> {
+        self.counters
+    }
+
     fn parse(text: &str) -> Result<Self> {
         let value: Value = serde_json::from_str(text).context("the statistics are no JSON")?;
         let mut counters = BTreeMap::new();

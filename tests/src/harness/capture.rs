@@ -1,6 +1,7 @@
 //! What passes a router, read off the wire by a packet socket: it knows nothing of the agent, nor the agent of it.
 
 use std::{
+    os::fd::OwnedFd,
     sync::{
         Arc, Mutex,
         atomic::{AtomicBool, Ordering},
@@ -65,18 +66,24 @@ impl Capture {
     /// # Errors
     /// When there is no packet socket.
     pub(crate) fn start(namespace: &str) -> Result<Self> {
-        let fd = network::inside(namespace, || {
-            let fd = socket(AddressFamily::PACKET, SocketType::DGRAM, Some(eth::IP))
-                .context("no packet socket")?;
-            sockopt::set_socket_timeout(&fd, sockopt::Timeout::Recv, Some(TICK))?;
-            Ok(fd)
-        })?;
+        Ok(Self::by(network::inside(namespace, packets)?))
+    }
+
+    /// Begins to read in the namespace of the scenario, whatever comes in from elsewhere or over loopback.
+    ///
+    /// # Errors
+    /// When there is no packet socket.
+    pub(crate) fn here() -> Result<Self> {
+        Ok(Self::by(packets()?))
+    }
+
+    fn by(fd: OwnedFd) -> Self {
         let ended = Arc::new(AtomicBool::new(false));
         let segments = Arc::new(Mutex::new(Vec::new()));
         let (stop, into) = (Arc::clone(&ended), Arc::clone(&segments));
         let thread = thread::spawn(move || {
             let mut packet = vec![0; PACKET];
-            while !stop.load(Ordering::Acquire) {
+            loop {
                 match recv(&fd, packet.as_mut_slice(), RecvFlags::empty()) {
                     Ok((size, _)) => {
                         if let Some(segment) = tcp_segment(&packet[..size]) {
@@ -85,17 +92,18 @@ impl Capture {
                                 .push(segment);
                         }
                     }
+                    // What came before the end was asked for is read to its end.
+                    Err(rustix::io::Errno::AGAIN) if stop.load(Ordering::Acquire) => return Ok(()),
                     Err(rustix::io::Errno::AGAIN | rustix::io::Errno::INTR) => {}
                     Err(error) => return Err(error).context("the packet socket"),
                 }
             }
-            Ok(())
         });
-        Ok(Self {
+        Self {
             ended,
             segments,
             thread: Some(thread),
-        })
+        }
     }
 
     /// The payloads of TCP segments that carried any, in their order. Ends the reading.
@@ -126,6 +134,14 @@ impl Drop for Capture {
     fn drop(&mut self) {
         self.ended.store(true, Ordering::Release);
     }
+}
+
+/// A socket that gets every IPv4 packet that comes in.
+fn packets() -> Result<OwnedFd> {
+    let fd = socket(AddressFamily::PACKET, SocketType::DGRAM, Some(eth::IP))
+        .context("no packet socket")?;
+    sockopt::set_socket_timeout(&fd, sockopt::Timeout::Recv, Some(TICK))?;
+    Ok(fd)
 }
 
 /// The segment in an IPv4 packet with TCP in it (RFC 791 section 3.1, RFC 9293 section 3.1); `None` for others, and where there is no payload.

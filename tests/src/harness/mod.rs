@@ -6,6 +6,7 @@ pub(crate) mod collector;
 pub(crate) mod group;
 pub(crate) mod http;
 pub(crate) mod load;
+pub(crate) mod machines;
 pub(crate) mod network;
 pub(crate) mod origin;
 pub(crate) mod process;

@@ -29,6 +29,7 @@ mod identity_reuse;
 mod inject;
 mod links;
 mod losses;
+mod machines;
 mod namespaces;
 mod option;
 mod own_metrics;
@@ -45,7 +46,7 @@ use anyhow::{Context as _, Result};
 use clap::ValueEnum;
 use serde_json::json;
 
-use crate::harness;
+use crate::harness::{self, machines::First};
 
 /// Which runs a scenario belongs to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, ValueEnum)]
@@ -65,6 +66,8 @@ pub(crate) struct Scenario {
     pub(crate) tier: Tier,
     /// Virtual CPUs it needs.
     pub(crate) cpus: u32,
+    /// What a second machine does meanwhile, for those that need one.
+    pub(crate) other_machine: Option<fn(&harness::Context, &mut First) -> Result<()>>,
     /// Kernels of the matrix it is meant for; all when absent.
     pub(crate) kernels: Option<&'static [&'static str]>,
     /// What it needs on the kernel's command line.
@@ -81,6 +84,7 @@ impl Scenario {
             name,
             tier: Tier::Core,
             cpus: 1,
+            other_machine: None,
             kernels: None,
             append: None,
             deadline_seconds: 240,
@@ -97,6 +101,14 @@ impl Scenario {
 
     const fn cpus(self, cpus: u32) -> Self {
         Self { cpus, ..self }
+    }
+
+    /// With a second machine that does this.
+    const fn beside(self, other: fn(&harness::Context, &mut First) -> Result<()>) -> Self {
+        Self {
+            other_machine: Some(other),
+            ..self
+        }
     }
 
     /// With this much time.
@@ -159,6 +171,7 @@ pub(crate) fn all() -> impl Iterator<Item = &'static Scenario> {
         doctor::SCENARIOS,
         accounting::SCENARIOS,
         losses::SCENARIOS,
+        machines::SCENARIOS,
         record::SCENARIOS,
         safety_suite::SCENARIOS,
     ]
@@ -190,6 +203,7 @@ pub(crate) fn list(tier: Tier, as_json: bool) -> Result<()> {
             };
             let line = json!({
                 "name": scenario.name, "tier": tier, "cpus": scenario.cpus,
+                "machines": 1 + u32::from(scenario.other_machine.is_some()),
                 "kernels": scenario.kernels, "append": scenario.append,
             });
             println!("{line}");

@@ -18,6 +18,7 @@ use crate::{
 };
 
 mod host;
+mod pair;
 mod scenarios;
 mod tally;
 

@@ -15,7 +15,7 @@ use std::{
 use anyhow::{Context as _, Result};
 use serde::Deserialize;
 
-use super::tally::Outcome;
+use super::{pair, tally::Outcome};
 use crate::{
     paths, run,
     setup::{Kernel, Setup},
@@ -38,6 +38,8 @@ pub(super) struct Scenario {
     pub(super) tier: String,
     /// Virtual processors that it needs.
     pub(super) cpus: u32,
+    /// Machines that it needs, on one wire: 1 or 2.
+    pub(super) machines: u32,
     /// Kernel series that it is meant for; all if absent.
     #[serde(default)]
     pub(super) kernels: Option<Vec<String>>,
@@ -53,6 +55,8 @@ pub(super) struct Batch {
     pub(super) series: String,
     /// Virtual processors.
     pub(super) cpus: u32,
+    /// Machines, on one wire: 1 or 2.
+    pub(super) machines: u32,
     /// Further words for the kernel's command line.
     pub(super) append: Option<String>,
     /// Names, in the order in which they run.
@@ -84,7 +88,7 @@ pub(super) fn list(program: &Path, full: bool) -> Result<Vec<Scenario>> {
 
 /// Puts scenarios into as few boots as possible on each kernel; the largest batches come first.
 pub(super) fn batches(scenarios: &[Scenario], kernels: &[&str]) -> Vec<Batch> {
-    let mut grouped: BTreeMap<(usize, u32, Option<&str>), Vec<String>> = BTreeMap::new();
+    let mut grouped: BTreeMap<(usize, u32, u32, Option<&str>), Vec<String>> = BTreeMap::new();
     for scenario in scenarios {
         for (index, series) in kernels.iter().enumerate() {
             if scenario
@@ -95,6 +99,7 @@ pub(super) fn batches(scenarios: &[Scenario], kernels: &[&str]) -> Vec<Batch> {
                 let key = (
                     index,
                     scenario.cpus,
+                    scenario.machines,
                     scenario.append.as_deref().filter(|words| !words.is_empty()),
                 );
                 grouped.entry(key).or_default().push(scenario.name.clone());
@@ -103,9 +108,10 @@ pub(super) fn batches(scenarios: &[Scenario], kernels: &[&str]) -> Vec<Batch> {
     }
     let mut batches: Vec<Batch> = grouped
         .into_iter()
-        .map(|((index, cpus, append), names)| Batch {
+        .map(|((index, cpus, machines, append), names)| Batch {
             series: kernels[index].to_owned(),
             cpus,
+            machines,
             append: append.map(str::to_owned),
             names,
         })
@@ -154,7 +160,7 @@ impl Runner<'_> {
             let shell = command(self.program, &waiting, &results);
             let ended = while_following(
                 &results,
-                || vm.run(self.setup, &shell, &Output::File(log.clone())),
+                || self.boot(&vm, batch, &shell, &log),
                 |ran| {
                     waiting.retain(|name| *name != ran.name);
                     report(ran);
@@ -187,6 +193,20 @@ impl Runner<'_> {
             report(&failed(name, reason));
         }
         Ok(())
+    }
+
+    /// Runs the machine, and a second one beside it where the batch needs two.
+    fn boot(&self, vm: &Vm<'_>, batch: &Batch, shell: &str, log: &Path) -> Result<Ended> {
+        let output = Output::File(log.to_owned());
+        if batch.machines == 1 {
+            return vm.run(self.setup, shell, &output);
+        }
+        let other = command_line(&[
+            self.program.display().to_string(),
+            "--other-machine".to_owned(),
+        ]);
+        let beside = Output::File(log.with_extension("other.log"));
+        pair::run(self.setup, vm, [(shell, &output), (&other, &beside)])
     }
 
     fn machine<'k>(
@@ -268,11 +288,17 @@ impl Batch {
             .flat_map(|words| words.chars())
             .map(|c| if c.is_ascii_alphanumeric() { c } else { '-' })
             .collect();
-        match (self.cpus, append.as_str()) {
-            (1, "") => PathBuf::from("scenarios"),
-            (cpus, "") => PathBuf::from(format!("scenarios-{cpus}-cpus")),
-            (cpus, append) => PathBuf::from(format!("scenarios-{cpus}-cpus-{append}")),
+        let mut name = "scenarios".to_owned();
+        if self.machines > 1 {
+            name.push_str(&format!("-{}-machines", self.machines));
         }
+        if self.cpus > 1 || !append.is_empty() {
+            name.push_str(&format!("-{}-cpus", self.cpus));
+        }
+        if !append.is_empty() {
+            name.push_str(&format!("-{append}"));
+        }
+        name.into()
     }
 }
 
@@ -323,6 +349,7 @@ mod tests {
             name: name.to_owned(),
             tier: "core".to_owned(),
             cpus,
+            machines: 1,
             kernels: kernels.map(|kernels| kernels.iter().map(|&k| k.to_owned()).collect()),
             append: append.map(str::to_owned),
         }
@@ -335,6 +362,10 @@ mod tests {
             scenario("http1_b", 1, None, Some("")),
             scenario("safety_race", 2, Some(&["6.12"]), None),
             scenario("safety_preempt", 1, Some(&["6.12"]), Some("preempt=full")),
+            Scenario {
+                machines: 2,
+                ..scenario("context_c", 1, Some(&["6.12"]), None)
+            },
         ];
         let found = batches(&scenarios, &["5.10", "6.12"]);
         let brief: Vec<_> = found
@@ -343,6 +374,7 @@ mod tests {
                 (
                     b.series.as_str(),
                     b.cpus,
+                    b.machines,
                     b.append.as_deref(),
                     b.names.len(),
                 )
@@ -351,10 +383,11 @@ mod tests {
         assert_eq!(
             brief,
             [
-                ("5.10", 1, None, 2),
-                ("6.12", 1, None, 2),
-                ("6.12", 1, Some("preempt=full"), 1),
-                ("6.12", 2, None, 1),
+                ("5.10", 1, 1, None, 2),
+                ("6.12", 1, 1, None, 2),
+                ("6.12", 1, 1, Some("preempt=full"), 1),
+                ("6.12", 1, 2, None, 1),
+                ("6.12", 2, 1, None, 1),
             ]
         );
         assert_eq!(found[0].names, ["http1_a", "http1_b"]);
@@ -362,6 +395,7 @@ mod tests {
             found[2].folder(),
             Path::new("scenarios-1-cpus-preempt-full")
         );
+        assert_eq!(found[3].folder(), Path::new("scenarios-2-machines"));
     }
 
     #[test]
@@ -407,8 +441,7 @@ mod tests {
 
     #[test]
     fn listed_scenarios_parse() {
-        let line =
-            r#"{"name":"http1_keepalive","tier":"core","cpus":1,"kernels":null,"append":null}"#;
+        let line = r#"{"name":"http1_keepalive","tier":"core","cpus":1,"machines":1,"kernels":null,"append":null}"#;
         assert_eq!(
             serde_json::from_str::<Scenario>(line).expect("it is what the list prints"),
             scenario("http1_keepalive", 1, None, None)

@@ -11,7 +11,7 @@ use std::{
     process::{Child, Command, ExitStatus, Stdio},
     sync::{
         Mutex,
-        atomic::{AtomicU32, AtomicUsize, Ordering},
+        atomic::{AtomicBool, AtomicU32, AtomicUsize, Ordering},
     },
     thread,
     time::{Duration, Instant},
@@ -27,9 +27,11 @@ use crate::{
 
 mod guest;
 mod output;
+mod wire;
 
 pub(crate) use guest::command_line;
 pub(crate) use output::Output;
+pub(crate) use wire::Wire;
 
 /// Folders that the guest may write in, over this machine's content; what it writes vanishes with it.
 const OVERLAYS: [&str; 8] = [
@@ -60,6 +62,8 @@ pub(crate) struct Vm<'a> {
     pub(crate) share: Vec<PathBuf>,
     /// A file or pipe that gets the blocks of instructions that run where the kernel keeps modules and compiled programs, see QEMU's `-d exec,in_asm`.
     pub(crate) trace: Option<PathBuf>,
+    /// A wire to another machine.
+    pub(crate) wire: Option<Wire>,
     /// Working folder of the command.
     pub(crate) cwd: PathBuf,
     /// Variables for the command, beside a small fixed set.
@@ -71,7 +75,7 @@ pub(crate) struct Vm<'a> {
 pub(crate) enum Ended {
     /// The command ended with this exit code.
     Exited(i32),
-    /// The time was up and the machine was ended.
+    /// The time was up, or nobody needed the machine any more, and it was ended.
     TimedOut,
     /// The machine ended before the command did: a kernel panic, or QEMU did not start.
     Died,
@@ -93,6 +97,7 @@ impl<'a> Vm<'a> {
             append: Vec::new(),
             share: Vec::new(),
             trace: None,
+            wire: None,
             cwd: std::env::current_dir().context("cannot tell the current folder")?,
             env: Vec::new(),
         })
@@ -103,6 +108,20 @@ impl<'a> Vm<'a> {
     /// # Errors
     /// When the machine cannot be started at all.
     pub(crate) fn run(&self, setup: &Setup, shell: &str, output: &Output) -> Result<Ended> {
+        self.run_while(setup, shell, output, &AtomicBool::new(true))
+    }
+
+    /// The same for a machine that is ended as soon as it is not needed any more.
+    ///
+    /// # Errors
+    /// As [`Self::run`].
+    pub(crate) fn run_while(
+        &self,
+        setup: &Setup,
+        shell: &str,
+        output: &Output,
+        needed: &AtomicBool,
+    ) -> Result<Ended> {
         if self.icount && (self.cpus != 1 || self.kvm) {
             bail!(
                 "--icount counts the instructions of one emulated processor: use it with --cpus 1 and without --kvm"
@@ -118,7 +137,7 @@ impl<'a> Vm<'a> {
         let mut command = self.command(setup, &folder, &script)?;
         let mut child = command.spawn().context("cannot start virtme-ng")?;
         let copies = output::copy(&mut child, output)?;
-        let (status, in_time) = wait(&mut child, self.timeout)?;
+        let (status, by_itself) = wait(&mut child, self.timeout, needed)?;
         for copy in copies {
             copy.join().expect("copying output does not panic");
         }
@@ -128,7 +147,7 @@ impl<'a> Vm<'a> {
         {
             return Ok(Ended::Exited(code));
         }
-        if !in_time {
+        if !by_itself {
             return Ok(Ended::TimedOut);
         }
         if let Some(signal) = status.signal() {
@@ -205,6 +224,9 @@ impl<'a> Vm<'a> {
             let options = ["-d", "exec,nochain,in_asm", "-dfilter", MODULES, "-D"];
             command.args(options.map(|word| format!("--qemu-opt={word}")));
             command.arg(format!("--qemu-opt={}", trace.display()));
+        }
+        for word in self.wire.iter().flat_map(Wire::words) {
+            command.arg(format!("--qemu-opt={word}"));
         }
         for dir in OVERLAYS.iter().filter(|dir| Path::new(dir).is_dir()) {
             command.arg(format!("--overlay-rwdir={dir}"));
@@ -296,14 +318,15 @@ fn remove_abandoned(parent: &Path) {
     }
 }
 
-/// Waits for the machine's end, or ends its process group when the time is up. Returns whether it ended in time.
-fn wait(child: &mut Child, timeout: Duration) -> Result<(ExitStatus, bool)> {
+/// Waits for the machine's end, or ends its process group when the time is up or it is not needed any more. Returns
+/// whether it ended by itself.
+fn wait(child: &mut Child, timeout: Duration, needed: &AtomicBool) -> Result<(ExitStatus, bool)> {
     let deadline = Instant::now() + timeout;
     loop {
         if let Some(status) = child.try_wait()? {
             return Ok((status, true));
         }
-        if Instant::now() >= deadline {
+        if Instant::now() >= deadline || !needed.load(Ordering::Acquire) {
             let group = Pid::from_child(child);
             kill_process_group(group, Signal::KILL).context("cannot end the virtual machine")?;
             return Ok((child.wait()?, false));

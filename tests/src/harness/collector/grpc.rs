@@ -30,9 +30,13 @@ use super::{Answer, Inbox};
 ///
 /// # Errors
 /// When no port can be bound.
-pub(super) fn serve(runtime: &tokio::runtime::Runtime, inbox: Inbox) -> Result<SocketAddr> {
+pub(super) fn serve(
+    runtime: &tokio::runtime::Runtime,
+    inbox: Inbox,
+    address: Ipv4Addr,
+) -> Result<SocketAddr> {
     let _guard = runtime.enter();
-    let incoming = TcpIncoming::bind(SocketAddr::from((Ipv4Addr::LOCALHOST, 0)))?;
+    let incoming = TcpIncoming::bind(SocketAddr::from((address, 0)))?;
     let address = incoming.local_addr()?;
     let dispatch = Dispatch {
         traces: TraceServiceServer::new(Receiver(inbox.clone()))

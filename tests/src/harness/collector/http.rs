@@ -2,7 +2,7 @@
 
 use std::{
     io::{Read as _, Write as _},
-    net::{SocketAddr, TcpListener, TcpStream},
+    net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream},
     thread,
 };
 
@@ -23,8 +23,8 @@ const MAX_BODY: u64 = 64 << 20;
 ///
 /// # Errors
 /// When no port can be bound.
-pub(super) fn serve(inbox: Inbox) -> Result<SocketAddr> {
-    let listener = TcpListener::bind(("127.0.0.1", 0))?;
+pub(super) fn serve(inbox: Inbox, address: Ipv4Addr) -> Result<SocketAddr> {
+    let listener = TcpListener::bind((address, 0))?;
     let address = listener.local_addr()?;
     thread::spawn(move || {
         for stream in listener.incoming().flatten() {

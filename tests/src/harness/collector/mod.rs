@@ -6,7 +6,7 @@ mod metrics;
 
 use std::{
     collections::VecDeque,
-    net::SocketAddr,
+    net::{Ipv4Addr, SocketAddr},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
@@ -127,14 +127,22 @@ impl Collector {
     /// # Errors
     /// When no port can be bound.
     pub(crate) fn start() -> Result<Self> {
+        Self::start_at(Ipv4Addr::LOCALHOST)
+    }
+
+    /// Starts both receivers on free ports of this address.
+    ///
+    /// # Errors
+    /// When no port can be bound.
+    pub(crate) fn start_at(address: Ipv4Addr) -> Result<Self> {
         let runtime = tokio::runtime::Builder::new_multi_thread()
             .worker_threads(1)
             .enable_all()
             .build()?;
         let inbox = Inbox::default();
-        let grpc =
-            grpc::serve(&runtime, inbox.clone()).context("cannot start the gRPC receiver")?;
-        let http = http::serve(inbox.clone()).context("cannot start the HTTP receiver")?;
+        let grpc = grpc::serve(&runtime, inbox.clone(), address)
+            .context("cannot start the gRPC receiver")?;
+        let http = http::serve(inbox.clone(), address).context("cannot start the HTTP receiver")?;
         Ok(Self {
             inbox,
             grpc,

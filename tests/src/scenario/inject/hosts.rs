@@ -78,20 +78,7 @@ pub(super) fn between_hosts(context: &mut Context) -> Result<()> {
         none_enrolled(&statistics[0])?;
         return refused(&statistics[1]);
     }
-    let expected: String = (1..=REQUESTS)
-        .map(|id| {
-            format!(
-                "SERVER nginx GET /b/{id} 200\n\
-                 \x20 CLIENT nginx GET /b/{id} 200\n\
-                 \x20   SERVER nginx GET /b/{id} 200\n\
-                 \x20     CLIENT nginx GET /b/{id} 200\n\
-                 \x20       SERVER nginx GET /b/{id} 200\n\
-                 \x20         CLIENT nginx GET /b/{id} 200\n\
-                 \x20           SERVER threads GET /b/{id} 200\n"
-            )
-        })
-        .collect();
-    assert_text("the traces", &spans.render(), &expected);
+    assert_text("the traces", &spans.render(), &chains(REQUESTS));
     let ids: BTreeSet<_> = spans.0.iter().map(Span::span_id).collect();
     assert_eq!(ids.len(), spans.len(), "no span is exported twice");
     // What crossed names the client's span of its request, each once, and the server's span says that a header told.
@@ -147,8 +134,25 @@ fn host(path: &str, services: &[&Program]) -> Result<Group> {
     Ok(group)
 }
 
+/// Traces of requests that pass four services, of which three are nginx.
+pub(in crate::scenario) fn chains(requests: usize) -> String {
+    (1..=requests)
+        .map(|id| {
+            format!(
+                "SERVER nginx GET /b/{id} 200\n\
+                 \x20 CLIENT nginx GET /b/{id} 200\n\
+                 \x20   SERVER nginx GET /b/{id} 200\n\
+                 \x20     CLIENT nginx GET /b/{id} 200\n\
+                 \x20       SERVER nginx GET /b/{id} 200\n\
+                 \x20         CLIENT nginx GET /b/{id} 200\n\
+                 \x20           SERVER threads GET /b/{id} 200\n"
+            )
+        })
+        .collect()
+}
+
 /// Path and `traceparent` of each request among these payloads.
-fn on_the_wire(payloads: &[Vec<u8>]) -> Vec<(String, Option<String>)> {
+pub(in crate::scenario) fn on_the_wire(payloads: &[Vec<u8>]) -> Vec<(String, Option<String>)> {
     payloads
         .iter()
         .filter_map(|payload| {

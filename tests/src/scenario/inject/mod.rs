@@ -5,7 +5,7 @@
 mod clients;
 mod conversation;
 pub(super) mod existing;
-mod hosts;
+pub(super) mod hosts;
 pub(super) mod limits;
 pub(super) mod proofs;
 mod queue;
@@ -183,7 +183,7 @@ pub(super) fn refused(statistics: &Statistics) -> Result<()> {
 }
 
 /// Nothing was looked at for a header, and no byte written.
-fn none_enrolled(statistics: &Statistics) -> Result<()> {
+pub(super) fn none_enrolled(statistics: &Statistics) -> Result<()> {
     for name in [
         "inject_sockets",
         "inject_requests",

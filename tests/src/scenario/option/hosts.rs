@@ -186,7 +186,7 @@ pub(super) fn path_of(segment: &Segment) -> Option<String> {
 }
 
 /// Segments that begin with a request: its path, and identifier, trace id and span id of the option there, in hexadecimal digits.
-pub(super) fn on_the_wire(segments: &[Segment]) -> Vec<(String, Option<String>)> {
+pub(in crate::scenario) fn on_the_wire(segments: &[Segment]) -> Vec<(String, Option<String>)> {
     let mut seen = Vec::new();
     for segment in segments {
         let options = segment.options_of(EXPERIMENTAL);
@@ -214,7 +214,7 @@ pub(super) fn on_the_wire(segments: &[Segment]) -> Vec<(String, Option<String>)>
 }
 
 /// What an option has to say of a client's span, and whether it is sampled.
-pub(super) fn due(span: &Span, sampled: bool) -> String {
+pub(in crate::scenario) fn due(span: &Span, sampled: bool) -> String {
     let identifier = if sampled { "uT" } else { "ut" };
     format!("{identifier} {} {}", span.trace_id(), span.span_id())
 }

@@ -9,10 +9,9 @@ mod safety;
 
 use anyhow::Result;
 
+pub(super) use self::hosts::{due, on_the_wire};
 use self::{
-    hosts::{
-        EXPERIMENTAL, Hosts, OPTION, due, joined, on_the_wire, path as group, path_of, sources,
-    },
+    hosts::{EXPERIMENTAL, Hosts, OPTION, joined, path as group, path_of, sources},
     path::{Ends, exchange},
 };
 use super::Scenario;
