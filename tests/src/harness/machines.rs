@@ -14,7 +14,7 @@ use anyhow::{Context as _, Result, bail, ensure};
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use serde_json::Value;
 
-use super::{Skip, service, wait_for};
+use super::{Skip, network, service, wait_for};
 
 /// Address of the machine where the scenario runs.
 pub(crate) const FIRST: Ipv4Addr = Ipv4Addr::new(10, 78, 0, 1);
@@ -176,14 +176,6 @@ fn cards() -> Result<Vec<String>> {
 }
 
 fn run(program: &str, arguments: &[&str]) -> Result<()> {
-    let output = Command::new(service::program(program)?)
-        .args(arguments)
-        .output()?;
-    ensure!(
-        output.status.success(),
-        "{program} {}: {}",
-        arguments.join(" "),
-        String::from_utf8_lossy(&output.stderr).trim()
-    );
-    Ok(())
+    network::run(&mut Command::new(service::program(program)?), arguments)
+        .with_context(|| program.to_owned())
 }

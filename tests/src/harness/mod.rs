@@ -14,6 +14,7 @@ pub(crate) mod refusal;
 pub(crate) mod requests;
 pub(crate) mod scripted;
 pub(crate) mod service;
+mod statistics;
 pub(crate) mod tls;
 pub(crate) mod trace;
 

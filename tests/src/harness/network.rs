@@ -360,7 +360,11 @@ fn run_in(namespace: &str, program: &str, arguments: &[&str]) -> Result<()> {
     run(&mut command, arguments)
 }
 
-fn run(command: &mut Command, arguments: &[&str]) -> Result<()> {
+/// Runs a command with these arguments.
+///
+/// # Errors
+/// When it fails, with what it said.
+pub(crate) fn run(command: &mut Command, arguments: &[&str]) -> Result<()> {
     let output = command.args(arguments).output()?;
     ensure!(
         output.status.success(),
