@@ -80,6 +80,10 @@ pub static INJECT_EXISTING: u32 = 0;
 #[unsafe(no_mangle)]
 pub static TCP_OPTION: u32 = 0;
 
+/// 1: calls of TLS libraries are seen, and bind their sessions to connections.
+#[unsafe(no_mangle)]
+pub static TLS: u32 = 0;
+
 /// 1: context of other propagators than `traceparent` is looked for.
 #[unsafe(no_mangle)]
 pub static PROPAGATORS: u32 = 0;
@@ -132,6 +136,10 @@ pub mod fault {
     pub const INJECT_EAGERLY: u32 = 1 << 14;
     /// What is kept in `STATES` is gone at once.
     pub const STATES_VANISH: u32 = 1 << 15;
+    /// `CALLS` has no room.
+    pub const CALLS_FULL: u32 = 1 << 16;
+    /// `SESSIONS` has no room.
+    pub const SESSIONS_FULL: u32 = 1 << 17;
 }
 
 /// Reads a global: volatile, because the value that the compiler sees is not the one that the program will see.

@@ -21,6 +21,7 @@ mod option;
 mod scratch;
 mod select;
 mod spare;
+mod tls;
 
 #[panic_handler]
 fn panic(_info: &core::panic::PanicInfo<'_>) -> ! {

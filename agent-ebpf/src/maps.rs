@@ -14,6 +14,7 @@ use crate::{
     context::{Forward, ForwardKey, Handover, HandoverKey, Thread},
     globals::global,
     scratch::{self, HeadKey, Scratch, UnfinishedHead},
+    tls::{Call, Session},
 };
 
 /// Records for user space: 4 MiB unless the loader changes it.
@@ -42,6 +43,10 @@ pub(crate) const STATES_MAX: u32 = 4_096;
 pub(crate) const OFFERS_MAX: u32 = 8_192;
 /// Connections on which options have come: 2 MB, or one entry where that is off.
 pub(crate) const BROUGHT_MAX: u32 = 8_192;
+/// Threads inside a call of a TLS library: 0.5 MB, or one entry where none is looked at.
+pub(crate) const CALLS_MAX: u32 = 4_096;
+/// Sessions of TLS libraries: 0.8 MB, or one entry where none is looked at.
+pub(crate) const SESSIONS_MAX: u32 = 8_192;
 /// Networks whose context is taken.
 pub(crate) const TRUSTED_MAX: u32 = 256;
 /// One bit per port: 8 KiB.
@@ -88,6 +93,10 @@ pub(crate) static STATES: HashMap<u64, KeptState> = HashMap::with_max_entries(ST
 pub(crate) static OFFERS: HashMap<u64, Offers> = HashMap::with_max_entries(OFFERS_MAX, 0);
 #[map]
 pub(crate) static BROUGHT: HashMap<u64, Brought> = HashMap::with_max_entries(BROUGHT_MAX, 0);
+#[map]
+pub(crate) static CALLS: HashMap<u64, Call> = HashMap::with_max_entries(CALLS_MAX, 0);
+#[map]
+pub(crate) static SESSIONS: HashMap<u64, Session> = HashMap::with_max_entries(SESSIONS_MAX, 0);
 /// What user space switches while the programs are at work: one word, see [`agent_common::abi::switches`].
 #[map]
 pub(crate) static SWITCHES: Array<u32> = Array::with_max_entries(1, 0);
@@ -111,6 +120,8 @@ pub(crate) static INET_RECEIVE: ProgramArray = ProgramArray::with_max_entries(1,
 pub(crate) static INET6_RECEIVE: ProgramArray = ProgramArray::with_max_entries(1, 0);
 #[map]
 pub(crate) static UNIX_RECEIVE: ProgramArray = ProgramArray::with_max_entries(1, 0);
+#[map]
+pub(crate) static TLS_CALL: ProgramArray = ProgramArray::with_max_entries(1, 0);
 #[map]
 pub(crate) static SCRATCH: PerCpuArray<Scratch> =
     PerCpuArray::with_max_entries(crate::scratch::LEVELS, 0);

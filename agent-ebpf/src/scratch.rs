@@ -129,6 +129,10 @@ pub(crate) struct Work {
     pub(crate) ending: u32,
     /// Where in the segment the `traceparent` value begins, [`GONE`](agent_common::wire::inject::GONE) when it does not.
     pub(crate) value_at: u32,
+    /// 1: what was read or is sent is plaintext of a TLS library, and not what a socket carries.
+    pub(crate) plaintext: u32,
+    /// 1: the segment is a record of TLS, sent or received inside a call of a library.
+    pub(crate) record: u32,
     /// 1: the connection has turned out to speak no HTTP/1.
     pub(crate) releases: u32,
     pub(crate) message_start: u64,

@@ -16,6 +16,7 @@ import argparse
 import os
 import socket
 import socketserver
+import ssl
 import tempfile
 import threading
 import time
@@ -147,8 +148,14 @@ parser.add_argument("--host", default="127.0.0.1")
 parser.add_argument("--backend", action="append", default=[], help="HOST:PORT, repeatable")
 parser.add_argument("--delay-ms", type=float, default=0)
 parser.add_argument("--unix", help="serve at this unix socket, too")
+parser.add_argument("--tls", nargs=2, metavar=("CERTIFICATE", "KEY"), help="speak TLS")
 options = parser.parse_args()
 if options.unix:
     unix = UnixServer(options.unix, UnixHandler)
     threading.Thread(target=unix.serve_forever, daemon=True).start()
-Server((options.host, options.port), Handler).serve_forever()
+server = Server((options.host, options.port), Handler)
+if options.tls:
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(*options.tls)
+    server.socket = context.wrap_socket(server.socket, server_side=True)
+server.serve_forever()

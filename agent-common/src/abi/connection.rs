@@ -70,8 +70,10 @@ pub struct Open {
     pub role: u8,
     /// An [`Origin`].
     pub origin: u8,
+    /// 1: the streams are what passes a TLS library; what its socket carries was another connection, which ended for [`CloseReason::Encrypted`].
+    pub tls: u8,
     #[doc(hidden)]
-    pub reserved: [u8; 2],
+    pub reserved: u8,
     /// TCP sequence number of stream position 0 of what this end sends, 0 where positions are counted.
     pub send_base: u32,
     /// TCP sequence number of stream position 0 of what this end receives.
@@ -92,6 +94,8 @@ pub enum CloseReason {
     Error = 1,
     /// connect() failed; [`Close::error`] tells why.
     ConnectFailed = 2,
+    /// Its bytes are those of TLS: the plaintext is a connection of its own ([`Open::tls`]).
+    Encrypted = 3,
 }
 
 impl CloseReason {
@@ -101,6 +105,7 @@ impl CloseReason {
         match value {
             1 => Self::Error,
             2 => Self::ConnectFailed,
+            3 => Self::Encrypted,
             _ => Self::Closed,
         }
     }

@@ -189,6 +189,16 @@ counters! {
     OptionSocketsQuiet = 80, "option_sockets_quiet";
     /// Times that no option was written for a while to any peer of which nothing is known, because none seemed to arrive at those that were tried.
     OptionPauses = 81, "option_pauses";
+    /// Sessions of TLS libraries that were bound to a connection.
+    TlsSessions = 82, "tls_sessions";
+    /// Sessions that were not, because `SESSIONS` was full: their connections are not traced.
+    TlsSessionsFull = 83, "tls_sessions_full";
+    /// Sessions inside whose calls two connections were seen: they are not traced any more.
+    TlsAmbiguous = 84, "tls_ambiguous";
+    /// Calls of TLS libraries that were not followed because `CALLS` was full.
+    TlsCallsFull = 85, "tls_calls_full";
+    /// Calls of TLS libraries that moved bytes of a session of which no connection is known; not counted where ports are selected.
+    TlsUnproven = 86, "tls_unproven";
 }
 
 impl Counter {

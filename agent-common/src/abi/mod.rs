@@ -39,7 +39,7 @@ pub use self::{
 };
 
 /// Version of every record in this module; it changes whenever a layout or a meaning does.
-pub const ABI_VERSION: u16 = 4;
+pub const ABI_VERSION: u16 = 5;
 
 /// What a record in the ring buffer is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]

@@ -45,6 +45,7 @@ use crate::{
     kernel::sock::{IPPROTO_MPTCP, Identity},
     option::{ut_offer, ut_take_brought},
     scratch::{self, Work},
+    tls::ut_bind,
 };
 
 /// Blocks and messages of one segment that are looked at.
@@ -76,7 +77,12 @@ pub extern "C" fn ut_segment(level: u32) -> u32 {
         found = None;
     }
     let socket = match found {
-        Some(socket) => socket,
+        Some(socket) => {
+            if global!(TLS) != 0 && work.plaintext == 0 && socket.has(flags::TLS) {
+                return 0;
+            }
+            socket
+        }
         None => {
             if ut_first_seen(level) == 0 {
                 return 0;
@@ -108,6 +114,9 @@ pub extern "C" fn ut_segment(level: u32) -> u32 {
     work.finished = 0;
     work.wants_snapshot = 0;
     follow(level, work, turn);
+    if global!(TLS) != 0 && work.record != 0 {
+        return 0;
+    }
     socket.dropped = work.dropped;
     if global!(HIDE_UNSAMPLED) != 0 {
         hide::end(level, work, socket);
@@ -203,9 +212,14 @@ fn follow(level: u32, work: *mut Work, turn: bool) {
     work.mute = 0;
     work.cut = 0;
     work.awaits = 0;
+    work.record = 0;
     for _ in 0..STEPS {
         // Called from here and not from within the step: the kernel adds up the stacks of all nested calls.
         let mut result = ut_step(level);
+        if global!(TLS) != 0 && work.record != 0 {
+            ut_bind(level);
+            return;
+        }
         if result == COMPLETE {
             if global!(TCP_OPTION) != 0 {
                 ut_take_brought(level);

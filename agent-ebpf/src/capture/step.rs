@@ -24,7 +24,8 @@ use crate::{
     conn::{self, Socket, Stream, flags},
     globals::global,
     maps::count,
-    scratch::{self, Scratch, Work},
+    scratch::{self, Scratch, View, Work},
+    tls,
 };
 
 /// The longest head.
@@ -108,6 +109,13 @@ fn step(level: u32, scratch: *mut Scratch, socket: &mut Socket) -> u32 {
             return DONE;
         }
         Step::Unknown => {
+            if global!(TLS) != 0
+                && scratch.work.cursor == 0
+                && tls::in_call(scratch.work.pid_tgid)
+                && is_record(level, scratch)
+            {
+                return DONE;
+            }
             unknown(level, &raw mut scratch.work, socket);
             return DONE;
         }
@@ -147,6 +155,22 @@ fn step(level: u32, scratch: *mut Scratch, socket: &mut Socket) -> u32 {
     }
     scratch.work.turn = 0;
     scan_step(level, scratch, socket, direction)
+}
+
+/// Whether the segment begins like a record of TLS.
+#[inline(always)]
+fn is_record(level: u32, scratch: *mut Scratch) -> bool {
+    let scratch = scratch::borrow(scratch);
+    scratch.work.block_offset = 0;
+    scratch.work.block_length = 3;
+    ut_read_block(level);
+    let work = &mut scratch.work;
+    let read = work.block_length;
+    work.block_length = 0;
+    work.unreadable = 0;
+    let start = scan::Bytes::word(&View::of(scratch), CARRY);
+    scratch.work.record = u32::from(read == 3 && tls::begins_record(start));
+    scratch.work.record != 0
 }
 
 /// Where the segment's next byte stands in its stream.
@@ -331,7 +355,20 @@ fn scan_step(level: u32, scratch: *mut Scratch, socket: &mut Socket, direction: 
             if work.continued != FRESH {
                 drop_saved(work, stream, direction);
             }
-            refuse(work, socket, direction);
+            if global!(TLS) != 0
+                && work.block_offset == 0
+                && work.block_length >= 3
+                && tls::in_call(work.pid_tgid)
+            {
+                let start = scan::Bytes::word(&View::of(scratch), CARRY);
+                if tls::begins_record(start) {
+                    scratch.work.ship = 0;
+                    scratch.work.record_flags = 0;
+                    scratch.work.record = 1;
+                    return DONE;
+                }
+            }
+            refuse(&mut scratch.work, socket, direction);
             DONE
         }
     }

@@ -33,6 +33,7 @@ use crate::{
     maps::{HEADS, PORTS, SOCKETS, TRUSTED, count},
     option,
     scratch::{HeadKey, Scratch},
+    tls,
 };
 
 /// A connection id: never reused, made without an atomic.
@@ -116,6 +117,7 @@ pub(crate) fn stage<'a>(scratch: &'a mut Scratch, origin: Origin, role: Role) ->
     socket.response_epoch = 0;
     socket.response_thread = 0;
     socket.unix_peer = 0;
+    socket.session = 0;
     socket.pending = Pending::default();
     socket.chunks = Chunks::default();
     let phase = if matches!(origin, Origin::FirstSeen) {
@@ -262,7 +264,8 @@ pub(crate) fn open(socket: &mut Socket, sk: u64, time_ns: u64) {
         network_namespace: sock::network_namespace(sk),
         role: socket.role,
         origin: socket.origin,
-        reserved: [0; 2],
+        tls: u8::from(socket.has(flags::TLS)),
+        reserved: 0,
         send_base: socket.send_base,
         receive_base: socket.receive_base,
         socket: sk,
@@ -334,6 +337,7 @@ pub(crate) fn close(sk: u64, reason: CloseReason) {
     context::forget_handover(sk, socket);
     inject::forget(sk, socket);
     option::forget(sk, socket);
+    tls::forget(socket);
     for direction in 0..2u64 {
         let phase = socket.streams[direction as usize].phase;
         if phase == Phase::Head as u8 {
@@ -341,6 +345,36 @@ pub(crate) fn close(sk: u64, reason: CloseReason) {
         }
     }
     let _ = SOCKETS.remove(sk);
+}
+
+/// Makes of a connection another one on the same socket, whose streams are counted from here on. `whole`: nothing has passed them yet.
+#[inline(always)]
+pub(crate) fn renew(socket: &mut Socket, whole: bool) {
+    // The old one may be of this very moment.
+    let (time_ns, behind) = (now(), (socket.connection >> 10).wrapping_add(1));
+    socket.connection = new_id(if time_ns > behind { time_ns } else { behind });
+    // What was said of the socket holds, what was said of its bytes does not.
+    socket.flags &= flags::BASES_EXACT | flags::TRUSTED | flags::FIN_SENT;
+    socket.flags |= flags::COUNTED | flags::TLS;
+    socket.policy = PolicyKind::Heads as u8;
+    if !whole {
+        socket.flags &= !flags::BASES_EXACT;
+        socket.origin = Origin::FirstSeen as u8;
+    }
+    socket.dropped = 0;
+    socket.last_direction = 2;
+    socket.limit = 0;
+    socket.closed_ns = 0;
+    socket.pending = Pending::default();
+    socket.chunks = Chunks::default();
+    let phase = if whole { Phase::Body } else { Phase::Turn };
+    let stream = Stream {
+        phase: phase as u8,
+        ..Stream::default()
+    };
+    socket.streams[0] = stream;
+    socket.streams[1] = stream;
+    socket.request = Request::default();
 }
 
 /// Brings both positions up to the sequence numbers.

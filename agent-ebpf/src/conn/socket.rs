@@ -41,6 +41,8 @@ pub(crate) mod flags {
     pub(crate) const CLOSE_TOLD: u32 = 1 << 14;
     /// It stands in `OFFERS`.
     pub(crate) const OFFERS: u32 = 1 << 15;
+    /// What its socket carries is ciphertext; its streams are what passes the TLS library.
+    pub(crate) const TLS: u32 = 1 << 16;
 }
 
 /// Bits of [`Request::flags`].
@@ -170,6 +172,8 @@ pub(crate) struct Socket {
     pub(crate) response_thread: u64,
     /// Peer sock of a unix socket.
     pub(crate) unix_peer: u64,
+    /// Key in `SESSIONS` of the TLS session that it carries; 0 for none.
+    pub(crate) session: u64,
     pub(crate) pending: Pending,
     /// The chunked message whose lines are followed; of two that are under way at one time, the newer one.
     pub(crate) chunks: Chunks,

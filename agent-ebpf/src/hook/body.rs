@@ -65,6 +65,12 @@ impl<'a, C: EbpfContext> Next<'a, C> {
         Self { ctx, body, post }
     }
 
+    /// For a program that is no hook of the kernel.
+    #[inline(always)]
+    pub(super) fn of_call(ctx: &'a C, body: &'static ProgramArray) -> Self {
+        Self::of_spare(ctx, body)
+    }
+
     /// For a spare program.
     #[inline(always)]
     pub(super) fn of_spare(ctx: &'a C, body: &'static ProgramArray) -> Self {
@@ -95,11 +101,16 @@ impl<'a, C: EbpfContext> Next<'a, C> {
 /// preempted: they would overwrite each other's variables. A program in which a tail call stands gets no private stack (`check_max_stack_depth`, Linux
 /// kernel/bpf/verifier.c), so one stands here that is never made.
 #[inline(always)]
-fn body(ctx: &impl EbpfContext, own: &'static ProgramArray) -> i32 {
+pub(super) fn keeps_its_stack(ctx: &impl EbpfContext, own: &'static ProgramArray) {
     if global!(NEVER) != 0 {
         // SAFETY: not reached; and the array has no second entry.
         unsafe { own.tail_call(ctx, 1) };
     }
+}
+
+#[inline(always)]
+pub(super) fn body(ctx: &impl EbpfContext, own: &'static ProgramArray) -> i32 {
+    keeps_its_stack(ctx, own);
     if let Some((level, scratch)) = scratch::take_over() {
         let post = scratch.work.post;
         ut_segment(level);

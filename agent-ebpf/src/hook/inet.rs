@@ -240,6 +240,7 @@ pub(super) fn run(
     work.identity = identity.word();
     work.length = length;
     work.flags = segment_flags;
+    work.plaintext = 0;
     work.direction = direction as u32;
     iter::note(message, &mut work.place);
     next.go_on(scratch);

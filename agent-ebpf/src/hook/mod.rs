@@ -6,5 +6,6 @@ pub(crate) mod live;
 pub(crate) mod process;
 pub(crate) mod retransmit;
 pub(crate) mod state;
+pub(crate) mod tls;
 pub(crate) mod unix;
 pub(crate) mod wait;

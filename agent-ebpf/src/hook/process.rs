@@ -11,7 +11,7 @@ use crate::{
     globals::global,
     kernel::{field, task},
     log,
-    maps::THREADS,
+    maps::{CALLS, THREADS},
     select,
 };
 
@@ -68,6 +68,9 @@ fn exec(task: u64) {
 fn exit(task: u64) {
     let (tgid, pid) = (tgid(task), pid(task));
     let leader = u64::from(tgid) << 32 | u64::from(tgid);
+    if global!(TLS) != 0 {
+        let _ = CALLS.remove(u64::from(tgid) << 32 | u64::from(pid));
+    }
     if tgid != pid {
         let _ = THREADS.remove(u64::from(tgid) << 32 | u64::from(pid));
     }

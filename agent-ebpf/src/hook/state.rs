@@ -218,10 +218,12 @@ fn accepted(child: *const u8) {
 #[inline(always)]
 fn finishing(sk: u64) {
     if let Some(socket) = conn::find(sk)
-        && !socket.has(flags::COUNTED)
+        && (!socket.has(flags::COUNTED) || socket.has(flags::TLS))
     {
         inject::refresh(sk, socket, None, false);
-        conn::unwrap(socket, sk, sock::write_seq(sk), sock::copied_seq(sk));
+        if !socket.has(flags::COUNTED) {
+            conn::unwrap(socket, sk, sock::write_seq(sk), sock::copied_seq(sk));
+        }
         socket.flags |= flags::FIN_SENT;
         shut(sk, socket);
     }
@@ -231,9 +233,11 @@ fn finishing(sk: u64) {
 #[inline(always)]
 fn leaving(sk: u64) {
     if let Some(socket) = conn::find(sk)
-        && !socket.has(flags::COUNTED)
+        && (!socket.has(flags::COUNTED) || socket.has(flags::TLS))
     {
-        conn::unwrap(socket, sk, sock::write_seq(sk), sock::copied_seq(sk));
+        if !socket.has(flags::COUNTED) {
+            conn::unwrap(socket, sk, sock::write_seq(sk), sock::copied_seq(sk));
+        }
         shut(sk, socket);
     }
 }

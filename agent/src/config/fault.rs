@@ -120,6 +120,10 @@ faults! {
     CloseContended = "close-contended";
     /// Requests are given up after two seconds.
     ShortRequests = "short-requests";
+    /// `CALLS` has no room.
+    TlsCallsFull = "tls-calls-full";
+    /// `SESSIONS` has no room.
+    TlsSessionsFull = "tls-sessions-full";
     /// The agent is traced by itself.
     TraceOwn = "trace-own";
 }

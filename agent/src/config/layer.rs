@@ -62,6 +62,10 @@ pub struct Layer {
     #[arg(long, num_args = 0..=1, default_missing_value = "true", require_equals = true, value_name = "BOOL", help_heading = "What is traced (default: everything)")]
     pub otlp_exports: Option<bool>,
 
+    /// Look into TLS connections, by probes on the libraries that processes use; the default: yes [env: UNDERTRACE_TLS].
+    #[arg(long, num_args = 0..=1, default_missing_value = "true", require_equals = true, value_name = "BOOL", help_heading = "What is traced (default: everything)")]
+    pub tls: Option<bool>,
+
     /// Write trace context (`traceparent`) into plaintext HTTP/1.1 requests [env: UNDERTRACE_INJECT].
     #[arg(long, num_args = 0..=1, default_missing_value = "true", require_equals = true, value_name = "BOOL", help_heading = "Trace context between hosts")]
     pub inject: Option<bool>,
@@ -178,6 +182,7 @@ impl Layer {
             cgroup: list(env, "UNDERTRACE_CGROUP", "globs separated by commas")?,
             query: truth(env, "UNDERTRACE_QUERY")?,
             otlp_exports: truth(env, "UNDERTRACE_OTLP_EXPORTS")?,
+            tls: truth(env, "UNDERTRACE_TLS")?,
             inject: truth(env, "UNDERTRACE_INJECT")?,
             inject_to: list(
                 env,
@@ -224,6 +229,7 @@ impl Layer {
             cgroup: list(self.cgroup, lower.cgroup),
             query: self.query.or(lower.query),
             otlp_exports: self.otlp_exports.or(lower.otlp_exports),
+            tls: self.tls.or(lower.tls),
             inject: self.inject.or(lower.inject),
             inject_to: list(self.inject_to, lower.inject_to),
             inject_existing: self.inject_existing.or(lower.inject_existing),

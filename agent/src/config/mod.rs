@@ -61,6 +61,8 @@ pub struct Config {
     pub query: bool,
     /// Make spans of other processes' OTLP exports.
     pub otlp_exports: bool,
+    /// Whether plaintext of TLS libraries is looked at.
+    pub tls: bool,
     /// Networks into whose requests trace context is written; none where it is not.
     pub inject_to: Vec<Network>,
     /// Also into those of connections that are older than the agent.
@@ -199,6 +201,7 @@ impl Config {
             sample_rate: layer.sample_rate,
             query: layer.query.unwrap_or(false),
             otlp_exports: layer.otlp_exports.unwrap_or(false),
+            tls: layer.tls.unwrap_or(true),
             inject_to: towards(layer.inject, &layer.inject_to),
             option_to: towards(layer.tcp_option, &layer.inject_to),
             inject_existing: layer.inject_existing.unwrap_or(false),

@@ -53,6 +53,8 @@ pub struct Endpoints {
     pub peer_address: String,
     /// Its port.
     pub peer_port: u16,
+    /// Whether what travels is what passes a TLS library.
+    pub tls: bool,
 }
 
 impl Endpoints {
@@ -78,6 +80,7 @@ impl Endpoints {
             local_port: open.local_port,
             peer_address: address(open.family, &open.peer_address),
             peer_port: open.peer_port,
+            tls: open.tls != 0,
         }
     }
 }

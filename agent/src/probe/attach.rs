@@ -62,7 +62,8 @@ impl Loaded {
         };
         for hook in attached.plan.chosen() {
             let chosen = attached.plan.chosen();
-            if hook.attach == Attach::Run || !chosen.contains(&hook) {
+            let later = matches!(hook.attach, Attach::Run | Attach::Library);
+            if later || !chosen.contains(&hook) {
                 continue;
             }
             match attach_program(&mut attached.ebpf, &hook) {

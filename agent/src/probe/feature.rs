@@ -28,6 +28,8 @@ pub enum Feature {
     LivePositions,
     /// What TCP sends again.
     Retransmissions,
+    /// Calls of TLS libraries.
+    Tls,
     /// Programs that stand in where the kernel skips those of sends and receives; only for kernels that preempt. Each is of use without the others.
     Spares,
 }
@@ -46,6 +48,7 @@ impl Feature {
         Self::Waits,
         Self::LivePositions,
         Self::Retransmissions,
+        Self::Tls,
         Self::Spares,
     ];
 
@@ -76,6 +79,7 @@ impl Feature {
             Self::Waits => "event-loop rules",
             Self::LivePositions => "idle connections",
             Self::Retransmissions => "retransmissions",
+            Self::Tls => "TLS libraries",
             Self::Spares => "preempted programs",
         }
     }
@@ -102,6 +106,7 @@ impl Feature {
             Self::LivePositions => {
                 "a span whose end follows no other traffic is complete only with the connection's next request"
             }
+            Self::Tls => "requests over TLS are not traced",
             Self::Retransmissions => "spans do not tell what TCP had to send again",
             Self::Spares => {
                 "sends and receives are missed while another thread is preempted inside a program"

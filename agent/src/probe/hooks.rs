@@ -18,6 +18,8 @@ pub enum Attach {
     Tracepoint(&'static str),
     /// Nowhere: user space runs it (BPF_PROG_TEST_RUN of a raw tracepoint program, since Linux 5.10).
     Run,
+    /// Functions of the files that processes have mapped (uprobe and uretprobe), as such files are found.
+    Library,
 }
 
 impl Attach {
@@ -26,7 +28,7 @@ impl Attach {
     pub const fn function(self) -> Option<&'static str> {
         match self {
             Self::Entry(function) | Self::Exit(function) => Some(function),
-            Self::Tracepoint(_) | Self::Run => None,
+            Self::Tracepoint(_) | Self::Run | Self::Library => None,
         }
     }
 }
@@ -38,6 +40,7 @@ impl std::fmt::Display for Attach {
             Self::Exit(function) => write!(to, "fexit {function}"),
             Self::Tracepoint(name) => write!(to, "tp_btf {name}"),
             Self::Run => to.write_str("attached nowhere, run by the agent"),
+            Self::Library => to.write_str("functions of libraries"),
         }
     }
 }
@@ -186,6 +189,29 @@ pub const HOOKS: &[Hook] = &[
         Feature::Retransmissions,
         Stage::Context,
     ),
+    Hook::new("tls_read", Attach::Library, Feature::Tls, Stage::Context),
+    Hook::new(
+        "tls_read_stored",
+        Attach::Library,
+        Feature::Tls,
+        Stage::Context,
+    ),
+    Hook::new("tls_write", Attach::Library, Feature::Tls, Stage::Context).goes_on_in("TLS_CALL"),
+    Hook::new(
+        "tls_write_stored",
+        Attach::Library,
+        Feature::Tls,
+        Stage::Context,
+    )
+    .goes_on_in("TLS_CALL"),
+    Hook::new(
+        "tls_handshake",
+        Attach::Library,
+        Feature::Tls,
+        Stage::Context,
+    ),
+    Hook::new("tls_free", Attach::Library, Feature::Tls, Stage::Context),
+    Hook::new("tls_return", Attach::Library, Feature::Tls, Stage::Context).goes_on_in("TLS_CALL"),
     Hook::new(
         "inet_sock_set_state_spare",
         Attach::Tracepoint("inet_sock_set_state"),
@@ -389,7 +415,7 @@ mod tests {
                 Attach::Entry(function) => format!("{function}_enter"),
                 Attach::Exit(function) => format!("{function}_exit"),
                 Attach::Tracepoint(name) => name.to_owned(),
-                Attach::Run => hook.program.to_owned(),
+                Attach::Run | Attach::Library => hook.program.to_owned(),
             };
             assert_eq!(hook.program, expected);
         }

@@ -134,6 +134,7 @@ pub(super) fn load_program(
         (Program::FExit(program), Attach::Exit(function)) => program.load(function, btf),
         (Program::BtfTracePoint(program), Attach::Tracepoint(name)) => program.load(name, btf),
         (Program::RawTracePoint(program), Attach::Run) => program.load(),
+        (Program::UProbe(program), Attach::Library) => program.load(),
         _ => return Err(Reason::NotInObject),
     }
     .map_err(refused)
@@ -145,6 +146,7 @@ pub(super) fn unload(ebpf: &mut Ebpf, program: &str) {
         Some(Program::FExit(program)) => program.unload(),
         Some(Program::BtfTracePoint(program)) => program.unload(),
         Some(Program::RawTracePoint(program)) => program.unload(),
+        Some(Program::UProbe(program)) => program.unload(),
         _ => Ok(()),
     };
     if let Err(error) = unloaded {

@@ -14,6 +14,7 @@ pub mod existing;
 pub mod feature;
 pub mod hooks;
 pub mod inject;
+pub mod library;
 pub mod live;
 pub mod loader;
 pub mod log;

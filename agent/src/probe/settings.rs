@@ -49,6 +49,8 @@ const FAULTS: &[(Fault, u32)] = &[
     (Fault::CloseContended, 1 << 13),
     (Fault::InjectEagerly, 1 << 14),
     (Fault::StatesVanish, 1 << 15),
+    (Fault::TlsCallsFull, 1 << 16),
+    (Fault::TlsSessionsFull, 1 << 17),
 ];
 
 /// Bytes of the ring buffer beside a reader that sleeps: what any machine fills meanwhile.

@@ -13,6 +13,7 @@ mod sample_limit;
 mod sample_rules;
 mod signals;
 mod sweep;
+mod tls;
 
 pub use self::{live::run, replay::replay};
 use crate::{

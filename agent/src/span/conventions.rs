@@ -44,6 +44,10 @@ pub const NETWORK_TRANSPORT: &str = "network.transport";
 pub const NETWORK_PROTOCOL_NAME: &str = "network.protocol.name";
 /// `network.protocol.version`.
 pub const NETWORK_PROTOCOL_VERSION: &str = "network.protocol.version";
+/// `tls.established`: whether the handshake succeeded.
+pub const TLS_ESTABLISHED: &str = "tls.established";
+/// `tls.protocol.name`: `tls`, in lower case.
+pub const TLS_PROTOCOL_NAME: &str = "tls.protocol.name";
 /// `user_agent.original`.
 pub const USER_AGENT_ORIGINAL: &str = "user_agent.original";
 /// `error.type`.

@@ -97,6 +97,11 @@ impl Discovery {
 
     /// Looks at the process that has this id now.
     pub fn look(&mut self, tgid: u32) -> Look {
+        self.look_with(tgid, |_, _, _| {})
+    }
+
+    /// The same, and hands over each file with something in it. What is handed over counts also where the process is gone in the end: files stay.
+    pub fn look_with(&mut self, tgid: u32, mut each: impl FnMut(FileId, &File, &Examined)) -> Look {
         let Some(before) = self.source.stat(tgid).filter(|stat| !stat.kernel_thread) else {
             return Look::Gone;
         };
@@ -106,7 +111,7 @@ impl Discovery {
             Err(_) => return Look::Gone,
         };
         let program = self.source.image(tgid);
-        let look = self.look_at(tgid, &files, program.as_ref());
+        let look = self.look_at(tgid, &files, program.as_ref(), &mut each);
         // Half of one process and half of another is nobody.
         match self.source.stat(tgid) {
             Some(after) if after.start == before.start => look,
@@ -114,7 +119,13 @@ impl Discovery {
         }
     }
 
-    fn look_at(&mut self, tgid: u32, files: &[Mapped], program: Option<&File>) -> Look {
+    fn look_at(
+        &mut self,
+        tgid: u32,
+        files: &[Mapped],
+        program: Option<&File>,
+        each: &mut impl FnMut(FileId, &File, &Examined),
+    ) -> Look {
         let program = program.and_then(file_id);
         let (mut libraries, mut unopened) = (Vec::new(), Vec::new());
         let mut openssl = Vec::new();
@@ -141,6 +152,7 @@ impl Discovery {
                     continue;
                 }
             };
+            each(id, &file, &known.examined);
             if let Some(version) = &known.examined.openssl {
                 openssl.push((mapped.path.parent(), version.clone()));
             }

@@ -25,6 +25,7 @@ pub(super) const GNUTLS: Library = Library {
             call: Call::Counted(Send),
             unless: Some(Name::Plain("gnutls_record_send2")),
         },
+        Function::new("gnutls_handshake", Call::Handshake),
         Function::new("gnutls_bye", Call::Close),
         Function::new("gnutls_deinit", Call::Free),
     ],

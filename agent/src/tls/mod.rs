@@ -50,6 +50,8 @@ pub enum Call {
     Taken,
     /// Go: (connection, bytes, length, capacity) gives how many passed, and an error.
     Go(Direction),
+    /// (session): moves records, and no plaintext.
+    Handshake,
     /// (session): nothing more will be sent.
     Close,
     /// (session): its address means another one from now on.
@@ -67,7 +69,7 @@ impl Call {
             | Self::Go(direction) => Some(direction),
             Self::SendFile => Some(Direction::Send),
             Self::Lent => Some(Direction::Receive),
-            Self::Taken | Self::Close | Self::Free => None,
+            Self::Taken | Self::Handshake | Self::Close | Self::Free => None,
         }
     }
 }
@@ -133,6 +135,12 @@ const fn way(direction: &Direction) -> &'static str {
         Direction::Send => "write",
         Direction::Receive => "read",
     }
+}
+
+/// Whether bytes begin a record of TLS: its type, and the version that all versions since SSL 3.0 write there (RFC 8446 section 5.1).
+#[must_use]
+pub fn begins_record(bytes: &[u8]) -> bool {
+    matches!(bytes, [20..=23, 3, 0..=4, ..])
 }
 
 /// A library that an image holds.

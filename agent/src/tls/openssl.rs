@@ -18,9 +18,10 @@ pub(super) const VERSION: Name = Name::Plain("OpenSSL_version_num");
 const READ: Name = Name::Plain("SSL_read");
 
 /// The functions that all descendants have.
-pub(super) const FUNCTIONS: [Function; 4] = [
+pub(super) const FUNCTIONS: [Function; 5] = [
     Function::new("SSL_read", Call::Counted(Receive)),
     Function::new("SSL_write", Call::Counted(Send)),
+    Function::new("SSL_do_handshake", Call::Handshake),
     Function::new("SSL_shutdown", Call::Close),
     Function::new("SSL_free", Call::Free),
 ];
@@ -35,13 +36,14 @@ const IMITATION_ONLY: Name = Name::Plain("SSL_CTX_sess_connect_renegotiate");
 pub(super) const OPENSSL: Library = Library {
     name: "OpenSSL",
     functions: &{
-        let [read, write, shutdown, free] = FUNCTIONS;
+        let [read, write, handshake, shutdown, free] = FUNCTIONS;
         [
             read,
             write,
             Function::new("SSL_read_ex", Call::Stored(Receive)),
             Function::new("SSL_write_ex", Call::Stored(Send)),
             Function::new("SSL_sendfile", Call::SendFile),
+            handshake,
             shutdown,
             free,
         ]

@@ -54,7 +54,7 @@ fn refused(context: &mut Context) -> Result<()> {
         (
             "port: [80]\nprot: [81]\n",
             "2:1",
-            "unknown field `prot`, expected one of port, exe, pid, cgroup, query, otlp_exports, inject, inject_to, \
+            "unknown field `prot`, expected one of port, exe, pid, cgroup, query, otlp_exports, tls, inject, inject_to, \
              inject_existing, tcp_option, trust_context, propagators, console, file, sampler, sampler_arg, sample, sample_rate, otlp, proc_root, stats_json, ready_file, fault",
         ),
     ] {

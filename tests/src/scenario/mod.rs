@@ -40,6 +40,7 @@ mod safety_suite;
 mod sampling;
 mod sampling_hidden;
 mod tls;
+mod tls_libraries;
 mod translation;
 
 use anyhow::{Context as _, Result};
@@ -165,6 +166,7 @@ pub(crate) fn all() -> impl Iterator<Item = &'static Scenario> {
         namespaces::SCENARIOS,
         export::SCENARIOS,
         tls::SCENARIOS,
+        tls_libraries::SCENARIOS,
         own_metrics::SCENARIOS,
         safety::SCENARIOS,
         bad_input::SCENARIOS,
@@ -231,6 +233,7 @@ mod tests {
             "safety",
             "accounting",
             "record",
+            "tls",
         ];
         let mut seen = HashSet::new();
         for scenario in all() {

@@ -153,6 +153,7 @@ impl Tracked {
         }
         let failure = match reason {
             CloseReason::Closed if close.error == 0 => None,
+            CloseReason::Encrypted => None,
             _ => Some(match close.error {
                 ECONNRESET | EPIPE => Failure::ConnectionReset,
                 ETIMEDOUT => Failure::ConnectionTimeout,

@@ -73,6 +73,7 @@ pub fn run(out: &mut impl Write) -> Result<bool, VerifyError> {
         .with("INJECT", Value::U32(1))
         .with("INJECT_EXISTING", Value::U32(1))
         .with("TCP_OPTION", Value::U32(1))
+        .with("TLS", Value::U32(1))
         .with("SAMPLE_BY_PROCESS", Value::U32(1))
         .with("SAMPLE_LIMITED", Value::U32(1))
         .with("HIDE_UNSAMPLED", Value::U32(1))
@@ -245,6 +246,7 @@ fn request_types(hook: &Hook, btf: &Btf) -> Result<(u32, u32, u32), aya::BtfErro
             btf.id_by_type_name_kind(&format!("btf_trace_{name}"), BtfKind::Typedef)?,
         ),
         Attach::Run => (bpf_prog_type::BPF_PROG_TYPE_RAW_TRACEPOINT as u32, 0, 0),
+        Attach::Library => (bpf_prog_type::BPF_PROG_TYPE_KPROBE as u32, 0, 0),
     })
 }
 

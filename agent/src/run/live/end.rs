@@ -27,6 +27,7 @@ impl Agent {
             carrying.end();
         }
         self.stood_in_last = self.kernel_counters.one(Counter::ProgramsStoodIn).ok();
+        self.inner.tls = None;
         self.attached.detach();
         self.drain(&mut reader);
         let now_ns = clock::monotonic_ns();

@@ -25,6 +25,7 @@ use super::{
     sample_rules::SampleRules,
     signals::Signals,
     sweep::Sweep,
+    tls::TlsWatch,
 };
 use crate::{
     config::{Config, Fault},
@@ -106,6 +107,7 @@ struct Inner {
     counters: Arc<Counters>,
     injection: Option<Injection>,
     carrying: Option<Carrying>,
+    tls: Option<TlsWatch>,
 }
 
 /// How often a spare program has done another one's work.
@@ -179,6 +181,9 @@ impl Agent {
         self.ask_positions();
         self.inner.table.expire(now_ns);
         self.inner.look_at_event_loops(now_ns);
+        if let Some(tls) = &mut self.inner.tls {
+            tls.tick(now_ns, &mut self.attached);
+        }
         self.sweep.tick(now_ns, &self.inner.counters);
         outputs.tick(now_ns);
     }

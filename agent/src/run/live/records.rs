@@ -3,13 +3,14 @@
 //! Input: records of the ring buffer and what the loop adds (ticks, clocks, live positions). Output: the same as
 //! [`Input`]s of the pipeline, each process told before its events.
 
-use agent_common::abi::Verdict;
+use agent_common::abi::{PolicyKind, Verdict};
 use tracing::warn;
 
 use super::Inner;
 use crate::{
     event::{Event, Input, clock, decode::decode_counted, recording::Recorder},
     process::{ProcessChange, ProcessKey},
+    tls,
 };
 
 /// Processes whose facts the pipeline has; beyond it they are told again.
@@ -51,7 +52,15 @@ impl Inner {
     /// Keeps the process table up to date, and tells the pipeline of processes before their events.
     fn follow(&mut self, event: &Event<'_>) {
         match *event {
-            Event::Segment(segment, _) => self.tell(segment.pid_tgid, segment.process_start_ns),
+            Event::Segment(segment, payload) => {
+                self.tell(segment.pid_tgid, segment.process_start_ns);
+                if segment.policy == PolicyKind::Detect as u8
+                    && tls::begins_record(payload)
+                    && let Some(tls) = &mut self.tls
+                {
+                    tls.unseen((segment.pid_tgid >> 32) as u32, segment.header.time_ns);
+                }
+            }
             Event::Decision(record) => self.tell(record.pid_tgid, record.process_start_ns),
             Event::Open(open) => {
                 self.table
@@ -69,16 +78,27 @@ impl Inner {
                 self.sample_rules.forget(exec.tgid);
                 self.told.remove(&key);
                 self.tell(u64::from(exec.tgid) << 32, exec.process_start_ns);
+                if self.is_traced(exec.tgid)
+                    && let Some(tls) = &mut self.tls
+                {
+                    tls.runs(exec.tgid, exec.header.time_ns);
+                }
             }
             Event::Fork(fork) => {
                 self.change(fork.into());
                 self.event_loops.forked(fork.parent_tgid, fork.tgid);
                 self.sample_rules.forked(fork.parent_tgid, fork.tgid);
+                if let Some(tls) = &mut self.tls {
+                    tls.copied(fork.parent_tgid, fork.tgid);
+                }
             }
             Event::Exit(exit) => {
                 self.change(exit.into());
                 self.event_loops.forget(exit.tgid);
                 self.sample_rules.forget(exit.tgid);
+                if let Some(tls) = &mut self.tls {
+                    tls.ended(exit.tgid, exit.header.time_ns);
+                }
                 self.told.remove(&ProcessKey {
                     tgid: exit.tgid,
                     start_ns: exit.process_start_ns,
@@ -119,6 +139,16 @@ impl Inner {
     fn change(&mut self, change: ProcessChange) {
         if let Some((tgid, verdict)) = self.table.change(change) {
             self.judge(tgid, verdict);
+        }
+    }
+
+    /// Whether the kernel's programs look at this process.
+    fn is_traced(&mut self, tgid: u32) -> bool {
+        let unknown = !self.table.selection().selectors().narrow_processes();
+        match self.verdicts.get(tgid) {
+            Ok(Verdict::Selected) => true,
+            Ok(Verdict::Unknown) => unknown,
+            _ => false,
         }
     }
 

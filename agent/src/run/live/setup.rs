@@ -9,7 +9,10 @@ use std::{
     sync::Arc,
 };
 
-use agent_common::{abi::Counter, wire::propagator::part};
+use agent_common::{
+    abi::{Counter, Verdict},
+    wire::propagator::part,
+};
 use tracing::{info, warn};
 
 use super::{Agent, Inner};
@@ -40,6 +43,7 @@ use crate::{
         sample_rules::SampleRules,
         signals::Signals,
         sweep::Sweep,
+        tls::TlsWatch,
     },
     telemetry::Counters,
 };
@@ -62,7 +66,8 @@ pub(super) fn start(config: &Config, record: Option<(&Path, bool)>) -> Result<Re
     })?;
     let seed = RandomState::new().hash_one(clock::monotonic_ns());
 
-    let kernel = Kernel::examine(&config.proc_root, &[])?;
+    let switched_off: &[Feature] = if config.tls { &[] } else { &[Feature::Tls] };
+    let kernel = Kernel::examine(&config.proc_root, switched_off)?;
     let own = kernel.own()?;
     let settings = Settings::from_config(config, own)
         .with("LOG", Value::U32(u32::from(KernelLog::is_wanted())));
@@ -85,6 +90,10 @@ pub(super) fn start(config: &Config, record: Option<(&Path, bool)>) -> Result<Re
     if !injects {
         map_sizes.extend([("INJECTIONS", 1), ("STATES", 1)]);
     }
+    let tls = config.tls && kernel.plan.offers(Feature::Tls);
+    if !tls {
+        map_sizes.extend([("CALLS", 1), ("SESSIONS", 1)]);
+    }
     if carrier.is_none() {
         map_sizes.extend([("OFFERS", 1), ("BROUGHT", 1)]);
     }
@@ -95,6 +104,7 @@ pub(super) fn start(config: &Config, record: Option<(&Path, bool)>) -> Result<Re
             Value::U32(u32::from(injects && config.inject_existing)),
         )
         .with("TCP_OPTION", Value::U32(u32::from(carrier.is_some())))
+        .with("TLS", Value::U32(u32::from(tls)))
         .and(&Settings {
             map_sizes,
             ..Settings::default()
@@ -180,6 +190,7 @@ pub(super) fn start(config: &Config, record: Option<(&Path, bool)>) -> Result<Re
             counters,
             injection,
             carrying,
+            tls: None,
         },
         clock: Clock::default(),
         kernel_counters: maps.counters,
@@ -195,6 +206,9 @@ pub(super) fn start(config: &Config, record: Option<(&Path, bool)>) -> Result<Re
         stood_in_last: None,
     };
     agent.inner.scan();
+    if tls && agent.attached.offers(Feature::Tls) {
+        agent.watch_tls(config);
+    }
     agent.publish(&outputs, 0);
     outputs.start_metrics()?;
     agent.announce(config, &release);
@@ -281,6 +295,21 @@ fn map_error(name: &'static str) -> impl Fn(aya::maps::MapError) -> RunError {
 }
 
 impl Agent {
+    /// Looks into the TLS libraries of the processes that exist, and from now on of those that begin.
+    fn watch_tls(&mut self, config: &Config) {
+        let mut watch = TlsWatch::new(config.proc_root.clone());
+        let verdicts = &self.inner.verdicts;
+        let unknown = !config.selectors.narrow_processes();
+        let is_traced = |tgid| match verdicts.get(tgid) {
+            Ok(Verdict::Selected) => true,
+            Ok(Verdict::Unknown) => unknown,
+            _ => false,
+        };
+        let source = Proc::new(&config.proc_root);
+        watch.start(&source, is_traced, &mut self.attached);
+        self.inner.tls = Some(watch);
+    }
+
     fn announce(&mut self, config: &Config, release: &str) {
         for feature in Feature::ALL {
             let plan = &self.attached.plan;

@@ -162,6 +162,10 @@ fn network(
     attributes.push(name::NETWORK_PROTOCOL_NAME, "http");
     let version = if minor_version == 0 { "1.0" } else { "1.1" };
     attributes.push(name::NETWORK_PROTOCOL_VERSION, version);
+    if endpoints.is_some_and(|endpoints| endpoints.tls) {
+        attributes.push(name::TLS_ESTABLISHED, true);
+        attributes.push(name::TLS_PROTOCOL_NAME, "tls");
+    }
     attributes
 }
 

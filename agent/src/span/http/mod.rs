@@ -65,7 +65,8 @@ pub fn span(parts: &Parts<'_>, common: &mut Common, maker: &mut Maker) -> Span {
     let head = &exchange.request.detail;
     let attributes = &mut maker.attributes;
     attributes.clear();
-    let target = Target::new(head);
+    let tls = endpoints.is_some_and(|endpoints| endpoints.tls);
+    let target = Target::new(head, tls);
     let mut shared = common.of(kind, head.minor_version, target.server, endpoints, context);
     let name = request(parts, &target, &mut shared, attributes);
     attributes.append(shared.network());

@@ -30,12 +30,14 @@ pub(super) struct Server<'a> {
 }
 
 impl<'a> Target<'a> {
-    pub(super) fn new(head: &'a RequestHead) -> Self {
+    /// `tls`: it was not sent in plaintext.
+    pub(super) fn new(head: &'a RequestHead, tls: bool) -> Self {
+        let own = if tls { "https" } else { "http" };
         let target = head.target();
         if head.method == Method::Connect {
             return Self {
                 server: Server {
-                    scheme: "http",
+                    scheme: own,
                     authority: target,
                     absolute: true,
                 },
@@ -45,7 +47,7 @@ impl<'a> Target<'a> {
         }
         let (scheme, rest) = match scheme(target) {
             Some((scheme, rest)) => (scheme, Some(rest)),
-            None => ("http", None),
+            None => (own, None),
         };
         let (authority, path) = match rest {
             Some(rest) => {
