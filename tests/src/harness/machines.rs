@@ -103,7 +103,10 @@ pub(crate) fn serve(work: impl Fn(&str, &mut First) -> Result<()>) -> Result<()>
     loop {
         let (stream, _) = listener.accept()?;
         let mut first = First(Lines::of(stream)?);
-        let name: String = first.question()?;
+        // One that was given up before it was taken says nothing.
+        let Ok(name) = first.question::<String>() else {
+            continue;
+        };
         match work(&name, &mut first) {
             Ok(()) => println!("{name}: done"),
             Err(error) => {
